@@ -1,0 +1,118 @@
+//! `trace_mark_victim(struct task_struct *task, uid_t uid)`, before that `(int pid)`
+//! (`include/trace/events/oom.h`): a task became an OOM victim, in the context of the trigger.
+
+use aya_ebpf::{
+    EbpfContext,
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use aya_log_ebpf::debug;
+use oomtrace_common::{
+    LEVEL_OOM_GROUP, RecordKind, Task, VICTIM_HAS_MM, VICTIM_LIVE_KILL, VictimRecord,
+};
+
+use crate::{
+    kernel::{self, Address, offset},
+    maps::{self, DYING, KILLED, VICTIM, WithTail},
+    names::Tail,
+};
+
+#[raw_tracepoint(tracepoint = "mark_victim")]
+fn mark_victim(ctx: RawTracePointContext) -> u32 {
+    let by = bpf_get_current_pid_tgid();
+    // SAFETY: the value is copied at once.
+    let killed = unsafe { KILLED.get(by) }.copied();
+    let (task, live_kill) = if offset!(mark_victim_has_task) == 1 {
+        let task = Address(ctx.arg(0));
+        (task, killed == Some(task.0))
+    } else {
+        // Only the thread id is passed. The task is the one just killed, or the current one.
+        let tid: u32 = ctx.arg(0);
+        match killed.map(Address) {
+            Some(task) if task.read(offset!(task_pid)) == Some(tid) => (task, true),
+            _ if tid == by as u32 => (current(), false),
+            _ => (Address(0), false),
+        }
+    };
+    if live_kill {
+        let _ = KILLED.remove(by);
+    }
+    let Some(slot) = VICTIM.get_ptr_mut(0) else { return 0 };
+    // SAFETY: guarded by `oom_lock`, like all single-slot maps.
+    let WithTail { used, record, tail, .. } = unsafe { &mut *slot };
+    record.flags = if live_kill { VICTIM_LIVE_KILL } else { 0 };
+
+    kernel::describe_task(task, &mut record.victim);
+    if task.is_null() {
+        record.victim.tid = ctx.arg(0);
+    }
+    kernel::describe_task(current(), &mut record.trigger);
+    kernel::describe_levels(task, record);
+    let mm = kernel::address_space(task);
+    if let Some(mm) = mm {
+        record.flags |= VICTIM_HAS_MM;
+        kernel::describe_memory(mm, &mut record.memory);
+    }
+
+    let mut tail = Tail::new(tail, used);
+    record.paths.cut = 0;
+    if !push_cgroup(&mut tail, task) {
+        record.paths.cut |= 1;
+    }
+    record.paths.cgroup_bytes = tail.used();
+    if !push_cgroup(&mut tail, current()) {
+        record.paths.cut |= 2;
+    }
+    record.paths.trigger_bytes = tail.used() - record.paths.cgroup_bytes;
+    if let Some(file) = mm.and_then(|mm| mm.follow(offset!(mm_exe_file)))
+        && !tail.push_file(file)
+    {
+        record.paths.cut |= 4;
+    }
+    record.paths.exe_bytes =
+        tail.used() - record.paths.cgroup_bytes - record.paths.trigger_bytes;
+
+    let pid = record.victim.pid;
+    let size = size_of::<VictimRecord>() + tail.bounded();
+    record.header = maps::header(RecordKind::Victim, size);
+    if pid != 0 && DYING.insert(pid, record.header.time_ns, 0).is_err() {
+        maps::count(|counters| unsafe { &raw mut (*counters).unfollowed });
+    }
+    if let Some(decision) = maps::decision() {
+        decision.last_by = by;
+        decision.last_mm = mm.map_or(0, |mm| mm.0);
+        decision.last_group = u32::from(in_group(record));
+    }
+    // SAFETY: the record and `used` bytes of the tail are filled.
+    unsafe { maps::send(RecordKind::Victim, record, size) };
+    debug!(&ctx, "mark_victim: pid {} by {}", pid, ctx.pid());
+    0
+}
+
+/// The task that runs the OOM killer.
+#[inline(always)]
+fn current() -> Address {
+    // SAFETY: the helper has no preconditions.
+    Address(unsafe { bpf_get_current_task() })
+}
+
+#[inline(always)]
+fn push_cgroup(tail: &mut Tail<'_>, task: Address) -> bool {
+    tail.push_kernfs(
+        kernel::memory_cgroup(task).and_then(|cgroup| cgroup.follow(offset!(cgroup_kn))),
+    )
+}
+
+#[inline(always)]
+fn in_group(record: &VictimRecord) -> bool {
+    let mut flags = 0;
+    for (index, level) in record.levels.iter().enumerate() {
+        if index < record.level_count as usize {
+            flags |= level.flags;
+        }
+    }
+    flags & LEVEL_OOM_GROUP != 0
+}
+
+const _: () = assert!(size_of::<Task>() % 8 == 0);

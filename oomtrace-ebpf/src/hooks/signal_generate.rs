@@ -1,0 +1,75 @@
+//! `trace_signal_generate(int sig, struct kernel_siginfo *info, struct task_struct *task,
+//! int group, int result)` (`include/trace/events/signal.h`).
+//!
+//! `__oom_kill_process` sends SIGKILL just before it marks the victim, and a task that was
+//! already exiting is marked without: this is what tells a kill from a mark on every kernel. It
+//! also hands over the task where `mark_victim` passes only a thread id.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task},
+    macros::raw_tracepoint,
+    programs::RawTracePointContext,
+};
+use oomtrace_common::{PeerKill, RecordKind};
+
+use crate::{
+    kernel::{self, Address, offset},
+    maps::{self, KILLED, RECORDS},
+};
+
+const SIGKILL: i32 = 9;
+/// `SEND_SIG_PRIV` (`include/linux/sched/signal.h`): the kernel itself sends.
+const SEND_SIG_PRIV: u64 = 1;
+/// `PF_EXITING` (`include/linux/sched.h`).
+const PF_EXITING: u32 = 4;
+
+/// A victim that a group kill walks again, and the kernel counts again.
+const REPEAT: u32 = 1;
+/// A process that shares the victim's address space.
+const MM_SHARER: u32 = 2;
+
+#[raw_tracepoint(tracepoint = "signal_generate")]
+fn signal_generate(ctx: RawTracePointContext) -> u32 {
+    if ctx.arg::<i32>(0) != SIGKILL || ctx.arg::<u64>(1) != SEND_SIG_PRIV {
+        return 0;
+    }
+    let by = bpf_get_current_pid_tgid();
+    let task = Address(ctx.arg(2));
+    let _ = KILLED.insert(by, task.0, 0);
+
+    let Some(decision) = maps::decision() else { return 0 };
+    // A dying pid namespace kills its members the same way, from an exiting task.
+    // SAFETY: the helper has no preconditions.
+    let current = Address(unsafe { bpf_get_current_task() });
+    if decision.last_by != by
+        || current.read::<u32>(offset!(task_flags)).unwrap_or(0) & PF_EXITING != 0
+    {
+        return 0;
+    }
+    let marked = task
+        .follow(offset!(task_signal))
+        .and_then(|signal| signal.follow(offset!(signal_oom_mm)))
+        .is_some();
+    let role = if marked && (decision.killing == 1 || decision.last_group == 1) {
+        REPEAT
+    } else if decision.last_mm != 0 && task.read(offset!(task_mm)) == Some(decision.last_mm) {
+        MM_SHARER
+    } else {
+        return 0;
+    };
+    let size = size_of::<PeerKill>();
+    let Some(mut entry) = RECORDS.reserve::<PeerKill>(0) else {
+        maps::count(|counters| unsafe {
+            &raw mut (*counters).dropped[RecordKind::PeerKill as usize]
+        });
+        return 0;
+    };
+    // SAFETY: every member is written before the record is submitted.
+    let record = unsafe { &mut *entry.as_mut_ptr() };
+    record.header = maps::header(RecordKind::PeerKill, size);
+    kernel::describe_task(task, &mut record.task);
+    record.role = role;
+    record.pad = 0;
+    entry.submit(0);
+    0
+}

@@ -1,0 +1,109 @@
+//! The command line: one file per verb.
+
+mod doctor;
+mod schema;
+mod trace;
+
+use std::{io, process::ExitCode};
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+/// Records every OOM kill of this Linux kernel, and why this victim.
+#[derive(Debug, Parser)]
+#[command(
+    name = "oomtrace",
+    version,
+    about,
+    long_about = "Records every OOM kill of this Linux kernel: who died, whose limit was hit, who \
+                  asked for the memory, and why this victim and not another. One JSON object a \
+                  line, or a few readable lines on a terminal.",
+    after_help = "Start here, as root:  oomtrace trace\nDoes it work here?    oomtrace doctor --self-test",
+    max_term_width = 100,
+    propagate_version = true
+)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Watch this kernel and write every OOM kill as it happens
+    Trace(trace::Args),
+    /// Tell what works on this machine, and why the rest does not
+    Doctor(doctor::Args),
+    /// Print the JSON Schema of the records
+    Schema,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Take memory until killed: the victim of `doctor --self-test`
+    #[command(hide = true)]
+    SelfTestVictim,
+}
+
+/// Runs the program. 0: fine, 1: failed, 2: wrong usage.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.verb) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            anstream::eprintln!("oomtrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode> {
+    match verb {
+        Verb::Trace(args) => trace::run(args),
+        Verb::Doctor(args) => doctor::run(&args),
+        Verb::Schema => schema::run(),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "oomtrace", &mut script);
+            print(&script)
+        }
+        Verb::Man => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).render(&mut page)?;
+            print(&page)
+        }
+        Verb::SelfTestVictim => doctor::victim(),
+    }
+}
+
+/// Writes all of `bytes` to standard output.
+fn print(bytes: &[u8]) -> Result<ExitCode> {
+    use io::Write as _;
+    let mut out = io::stdout().lock();
+    out.write_all(bytes)?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A reader that has seen enough (`| head`) is no failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Sends what the program has to say about itself to standard error.
+fn init_logging(level: LevelFilter) {
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .with_ansi(anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never)
+        .with_target(false)
+        .without_time()
+        .init();
+}

@@ -1,0 +1,186 @@
+//! `oomtrace trace`: the main job.
+
+use std::{
+    io::{self, IsTerminal},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use clap::{ArgAction, ValueEnum};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::{
+    format::Format,
+    host::Host,
+    probe::HookSet,
+    tracer::{Options, Tracer},
+};
+
+/// What `--help` says below the options.
+const AFTER_HELP: &str = "\
+Examples:
+  oomtrace trace                              watch; stop with Ctrl-C
+  oomtrace trace --format json > kills.jsonl  keep an event log
+  oomtrace trace --duration 10m --max-events 1
+  oomtrace trace --format json | jq 'select(.kind == \"oom_kill\") | .victim.comm'
+
+It takes root, or CAP_BPF and CAP_PERFMON, and CAP_SYSLOG for the kernel log. Once attached it
+drops all of them. Records go to standard output, everything else to standard error.
+
+Exit status: 0 when it was stopped or its reader has gone, 1 when it failed, 2 for wrong usage.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(super) struct Args {
+    /// How records are written [default: pretty on a terminal, else json]
+    #[arg(long, value_enum)]
+    format: Option<Format>,
+
+    /// When to use colours in the pretty format
+    #[arg(long, value_enum, default_value_t = Color::Auto)]
+    color: Color,
+
+    /// Stop after this long: 30s, 10m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    duration: Option<Duration>,
+
+    /// Stop after this many kills
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    max_events: Option<u64>,
+
+    /// Write a status record this often; 0 for never
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration)]
+    heartbeat: Duration,
+
+    /// How many candidates an event lists, or `all` that were recorded
+    #[arg(long, value_name = "N", default_value = "10", value_parser = candidates)]
+    candidates: usize,
+
+    /// The tracer's own oom_score_adj: the OOM killer takes others first. Where it may not be set
+    /// there is a warning
+    #[arg(long, value_name = "ADJ", default_value_t = -999, allow_negative_numbers = true,
+          value_parser = clap::value_parser!(i32).range(-1000..=1000))]
+    oom_score_adj: i32,
+
+    /// Size of the ring buffer between kernel and tracer, in KiB; a power of two
+    #[arg(long, value_name = "KIB", default_value_t = 512, value_parser = ring_kib)]
+    ring_buffer: u32,
+
+    /// Use only these groups of hooks, comma-separated: raw_tp (always on), fentry, kprobe,
+    /// candidates, outcome, kmsg. To see what a lesser kernel would tell
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    hooks: HookSet,
+
+    /// Say nothing on standard error but errors
+    #[arg(short, long, conflicts_with = "verbose")]
+    quiet: bool,
+
+    /// Say more on standard error; twice, and the programs in the kernel log, too
+    #[arg(short, long, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Color {
+    /// When standard output is a terminal that has them.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+pub(super) fn run(args: Args) -> Result<ExitCode> {
+    super::init_logging(match (args.quiet, args.verbose) {
+        (true, _) => LevelFilter::ERROR,
+        (false, 0) => LevelFilter::INFO,
+        (false, 1) => LevelFilter::DEBUG,
+        (false, _) => LevelFilter::TRACE,
+    });
+    let stdout = io::stdout();
+    let format =
+        args.format.unwrap_or(if stdout.is_terminal() { Format::Pretty } else { Format::Json });
+    let color = match args.color {
+        Color::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
+        Color::Always => true,
+        Color::Never => false,
+    };
+    let options = Options {
+        format,
+        color,
+        duration: args.duration,
+        max_events: args.max_events,
+        heartbeat: Some(args.heartbeat).filter(|period| !period.is_zero()),
+        hooks: args.hooks,
+        candidates: args.candidates,
+        ring_bytes: args.ring_buffer * 1024,
+        oom_score_adj: Some(args.oom_score_adj),
+        ebpf_log: args.verbose > 1,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("starting the event loop")?;
+    runtime.block_on(async {
+        let host = Host::read();
+        let tracer = Tracer::start(options, &host)?;
+        let attached: Vec<_> = tracer
+            .hooks()
+            .iter()
+            .filter(|hook| hook.attached)
+            .map(|hook| hook.name.as_str())
+            .collect();
+        tracing::info!(
+            "watching kernel {} by {}; stop with Ctrl-C",
+            host.kernel_or_unknown(),
+            attached.join(", ")
+        );
+        for hook in tracer.hooks().iter().filter(|hook| !hook.attached) {
+            let reason = hook.reason.as_deref().unwrap_or_default();
+            tracing::debug!("without {}: {reason}", hook.name);
+        }
+        tracer.run().await
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = if text.bytes().all(|byte| byte.is_ascii_digit()) { "s" } else { "" };
+    let parsed: jiff::SignedDuration =
+        format!("{text}{seconds}").parse().map_err(|_| "not a time such as 30s, 10m or 2h")?;
+    parsed.try_into().map_err(|_| "a time cannot be negative".to_owned())
+}
+
+fn candidates(text: &str) -> Result<usize, String> {
+    if text == "all" {
+        return Ok(usize::MAX);
+    }
+    text.parse().map_err(|_| "neither a number nor `all`".to_owned())
+}
+
+fn ring_kib(text: &str) -> Result<u32, String> {
+    let page_kib = u32::try_from(rustix::param::page_size() / 1024).unwrap_or(4);
+    text.parse()
+        .ok()
+        .filter(|kib: &u32| kib.is_power_of_two() && (page_kib..=1 << 20).contains(kib))
+        .ok_or_else(|| format!("not a power of two from {page_kib} to {}", 1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Times are read as people write them, and nonsense is refused.
+    #[test]
+    fn durations() {
+        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("0"), Ok(Duration::ZERO));
+        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
+        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
+        for nonsense in ["", "x", "-5s", "5 parsecs"] {
+            assert!(duration(nonsense).is_err(), "{nonsense:?}");
+        }
+    }
+}

@@ -1,0 +1,631 @@
+//! The schema: what is written, one JSON object a line.
+//!
+//! These types are the contract. Fields are only ever added within `v1`; unknown is `null`, never
+//! 0 and never a guess; sizes are in bytes; 64-bit values that may pass 2^53 are strings. The
+//! JSON Schema that `oomtrace schema` prints is generated from them.
+
+mod gfp;
+mod id;
+mod time;
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+pub use gfp::gfp_flag_names;
+pub use id::{event_id, oom_id};
+pub use time::{Clock, boottime_ns, rfc3339};
+
+use crate::cgroup::QosClass;
+
+/// The value of every record's `schema`.
+pub const SCHEMA: &str = "oomtrace.event/v1";
+
+/// One record of the stream.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Event {
+    /// The OOM killer killed a process.
+    OomKill(Box<OomKill>),
+    /// The OOM killer marked a task that was already exiting, to let it use memory reserves. Not
+    /// a kill: no signal was sent.
+    OomMark(Box<OomKill>),
+    /// What became of a victim.
+    OomOutcome(Box<OomOutcome>),
+    /// Records were lost; how many is exact.
+    Loss(Box<Loss>),
+    /// The tracer itself: start, heartbeat, stop.
+    Status(Box<Status>),
+}
+
+impl Event {
+    /// What every record begins with.
+    pub fn head_mut(&mut self) -> &mut Head {
+        match self {
+            Self::OomKill(event) | Self::OomMark(event) => &mut event.head,
+            Self::OomOutcome(event) => &mut event.head,
+            Self::Loss(event) => &mut event.head,
+            Self::Status(event) => &mut event.head,
+        }
+    }
+}
+
+/// What every record begins with.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Head {
+    /// Name and version of the schema: `oomtrace.event/v1`.
+    pub schema: String,
+    /// Names this record; the same kill has the same id wherever and however often it arrives.
+    pub event_id: String,
+    /// Names this run of the tracer.
+    pub run_id: String,
+    /// Counts the records of this run from 0, without gaps.
+    pub seq: u64,
+    /// When it happened, RFC 3339, UTC, nanoseconds.
+    pub time: String,
+    /// The same, in nanoseconds since the Unix epoch.
+    pub time_unix_ns: String,
+    /// The same, on the kernel's `CLOCK_BOOTTIME`, in nanoseconds since boot.
+    pub boottime_ns: Option<String>,
+    /// The machine.
+    pub node: Arc<Node>,
+    /// How the facts were obtained.
+    pub source: Source,
+}
+
+/// The machine the event happened on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Node {
+    /// Host name (`uname -n`).
+    pub hostname: Option<String>,
+    /// `/etc/machine-id`.
+    pub machine_id: Option<String>,
+    /// `/proc/sys/kernel/random/boot_id`.
+    pub boot_id: Option<String>,
+    /// Kernel release (`uname -r`).
+    pub kernel: Option<String>,
+    /// Memory the kernel manages (`MemTotal`).
+    pub memory_bytes: Option<u64>,
+    /// Swap space, used or not (`SwapTotal`).
+    pub swap_bytes: Option<u64>,
+    /// The Kubernetes node name.
+    pub k8s_node_name: Option<String>,
+}
+
+/// How the facts of a record were obtained.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// Where the record comes from.
+    pub kind: SourceKind,
+    /// The hooks that were attached.
+    pub hooks: Arc<[String]>,
+    /// Further sources whose facts are in this record: `kmsg`.
+    pub merged: Vec<String>,
+}
+
+/// Where a record comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SourceKind {
+    /// Hooks in the running kernel.
+    Ebpf,
+    /// A kernel log.
+    KernelLog,
+}
+
+/// One victim of one OOM decision (`oom_kill`), or a task marked while it was exiting
+/// (`oom_mark`).
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct OomKill {
+    /// What every record begins with.
+    #[serde(flatten)]
+    pub head: Head,
+    /// Names the decision; all its victims share it.
+    pub oom_id: String,
+    /// The decision.
+    pub oom: Oom,
+    /// The task that asked for memory and so invoked the OOM killer.
+    pub trigger: Trigger,
+    /// The task that was taken.
+    pub victim: Victim,
+    /// The tasks the kernel compared.
+    pub candidates: Option<Candidates>,
+    /// Why this victim.
+    pub verdict: Option<Verdict>,
+    /// Where facts beyond the kernel's came from.
+    pub enrichment: Option<Enrichment>,
+}
+
+/// The OOM decision.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Oom {
+    /// What constrained the allocation (`enum oom_constraint`).
+    pub constraint: Option<Constraint>,
+    /// Whose limit was hit.
+    pub scope: Option<Scope>,
+    /// The kernel's words for it.
+    pub message: Option<String>,
+    /// The allocation's flags, in hexadecimal.
+    pub gfp_mask: Option<String>,
+    /// The same by name, in the kernel's own notation.
+    pub gfp_flags: Option<Vec<String>>,
+    /// The allocation's order: 2^order pages were asked for.
+    pub order: Option<i32>,
+    /// Whether somebody asked for the kill by SysRq-f.
+    pub sysrq: Option<bool>,
+    /// The memory the decision could use: the limit, or the node's memory and swap. Not the
+    /// victim's size.
+    pub total_bytes: Option<u64>,
+    /// The memory cgroup whose limit was hit.
+    pub memcg: Option<Memcg>,
+    /// This victim's place among the victims of the decision, from 0.
+    pub victim_index: u32,
+    /// How many victims the decision took.
+    pub victim_count: Option<u32>,
+}
+
+/// What constrained the allocation (`enum oom_constraint` in `include/linux/oom.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Constraint {
+    /// Nothing: the node ran out.
+    None,
+    /// The memory nodes of a cpuset.
+    Cpuset,
+    /// A NUMA memory policy.
+    MemoryPolicy,
+    /// The limit of a memory cgroup.
+    Memcg,
+}
+
+/// Whose limit was hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// A container's.
+    Container,
+    /// A pod's.
+    Pod,
+    /// A QoS class's.
+    Qos,
+    /// All pods' together: node allocatable.
+    Kubepods,
+    /// Another cgroup's.
+    Slice,
+    /// The node's.
+    Node,
+    /// A cpuset's memory nodes.
+    Cpuset,
+    /// A NUMA memory policy's nodes.
+    MemoryPolicy,
+}
+
+/// The memory cgroup whose limit was hit.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Memcg {
+    /// Its path from the root of the memory controller's hierarchy.
+    pub path: Option<String>,
+    /// Its kernfs id: the inode number of its directory.
+    pub id: Option<String>,
+    /// Memory charged to it.
+    pub usage_bytes: Option<u64>,
+    /// Its limit; null also when it has none.
+    pub limit_bytes: Option<u64>,
+    /// Swap charged to it (cgroup v2).
+    pub swap_usage_bytes: Option<u64>,
+    /// Its swap limit (cgroup v2); null also when it has none.
+    pub swap_limit_bytes: Option<u64>,
+    /// Memory and swap charged to it (cgroup v1).
+    pub memsw_usage_bytes: Option<u64>,
+    /// Its limit on memory and swap together (cgroup v1); null also when it has none.
+    pub memsw_limit_bytes: Option<u64>,
+    /// Whether all its processes are killed together (`memory.oom.group`).
+    pub oom_group: Option<bool>,
+    /// What its memory is used for, as the kernel printed it with the decision.
+    pub stat: Option<MemcgStat>,
+}
+
+/// What a memory cgroup's memory is used for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct MemcgStat {
+    /// Anonymous memory.
+    pub anon_bytes: Option<u64>,
+    /// Page cache, shared memory included.
+    pub file_bytes: Option<u64>,
+    /// Shared memory and tmpfs.
+    pub shmem_bytes: Option<u64>,
+    /// All kernel memory (cgroup v2).
+    pub kernel_bytes: Option<u64>,
+    /// Slab.
+    pub slab_bytes: Option<u64>,
+}
+
+/// The task that invoked the OOM killer.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct Trigger {
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Thread id.
+    pub tid: Option<u32>,
+    /// Name of the thread.
+    pub comm: Option<String>,
+    /// Real user id.
+    pub uid: Option<u32>,
+    /// Its `oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// Its memory cgroup.
+    pub cgroup: Option<Cgroup>,
+    /// Its container.
+    pub container: Option<Container>,
+    /// Its pod.
+    pub pod: Option<Pod>,
+}
+
+/// The task that was taken.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Victim {
+    /// Why it is among the victims.
+    pub role: Option<Role>,
+    /// Process id.
+    pub pid: Option<u32>,
+    /// Id of the thread that was marked.
+    pub tid: Option<u32>,
+    /// Process id of the parent.
+    pub ppid: Option<u32>,
+    /// Name of that thread.
+    pub comm: Option<String>,
+    /// Path of the executable in the victim's mount namespace.
+    pub exe: Option<String>,
+    /// Command line; off.
+    pub cmdline: Option<String>,
+    /// Real user id.
+    pub uid: Option<u32>,
+    /// When the process started, RFC 3339, UTC.
+    pub start_time: Option<String>,
+    /// Its `oom_score_adj` at the kill.
+    pub oom_score_adj: Option<i32>,
+    /// The kernel's points for it in this decision, in pages.
+    pub badness_pages: Option<i64>,
+    /// What `/proc/PID/oom_score` would have shown: badness against the whole node, 0 to 2000.
+    pub oom_score: Option<i64>,
+    /// Its memory.
+    pub memory: Option<VictimMemory>,
+    /// Its memory cgroup.
+    pub cgroup: Option<Cgroup>,
+    /// Its container.
+    pub container: Option<Container>,
+    /// Its pod.
+    pub pod: Option<Pod>,
+    /// The `oom_score_adj` the kubelet's formula gives its container.
+    pub expected_oom_score_adj: Option<i32>,
+}
+
+/// Why a task is among the victims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// The kernel chose it.
+    Chosen,
+    /// It is in the cgroup that is killed as a whole.
+    GroupMember,
+}
+
+/// What the victim's address space held when it was marked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct VictimMemory {
+    /// Mapped address space.
+    pub total_vm_bytes: u64,
+    /// Resident anonymous memory.
+    pub anon_rss_bytes: u64,
+    /// Resident file pages.
+    pub file_rss_bytes: u64,
+    /// Resident shared memory.
+    pub shmem_rss_bytes: u64,
+    /// Memory in swap.
+    pub swap_bytes: u64,
+    /// Page tables.
+    pub pgtables_bytes: u64,
+}
+
+/// A memory cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Cgroup {
+    /// Path from the root of the memory controller's hierarchy.
+    pub path: Option<String>,
+    /// Whether the outermost part of `path` is missing, because the path is too long.
+    pub path_cut: bool,
+    /// kernfs id: the inode number of the cgroup's directory.
+    pub id: Option<String>,
+    /// 1 or 2.
+    pub version: Option<u8>,
+}
+
+/// A container.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Container {
+    /// Its id, 64 hexadecimal digits.
+    pub id: String,
+    /// Its name in the pod.
+    pub name: Option<String>,
+    /// What runs it: `containerd`, `cri-o`, `docker`, `podman`.
+    pub runtime: Option<String>,
+    /// Its image.
+    pub image: Option<String>,
+    /// Its memory request.
+    pub memory_request_bytes: Option<u64>,
+    /// Its memory limit.
+    pub memory_limit_bytes: Option<u64>,
+    /// How often it was restarted.
+    pub restart_count: Option<u32>,
+}
+
+/// A Kubernetes pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Pod {
+    /// Its uid; for a static pod the hash of its configuration.
+    pub uid: String,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its namespace.
+    pub namespace: Option<String>,
+    /// Its QoS class.
+    pub qos_class: Option<QosClass>,
+    /// Where the QoS class is known from.
+    pub qos_source: Option<QosSource>,
+    /// Its priority.
+    pub priority: Option<i32>,
+    /// The name of its priority class.
+    pub priority_class: Option<String>,
+    /// What manages it.
+    pub owner: Option<Owner>,
+    /// Its labels, those allowed.
+    pub labels: std::collections::BTreeMap<String, String>,
+}
+
+/// Where a pod's QoS class is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum QosSource {
+    /// Where the kubelet put its cgroup.
+    CgroupPath,
+    /// Its status.
+    PodStatus,
+}
+
+/// What manages a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Owner {
+    /// `Deployment`, `StatefulSet`, …
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// The tasks the kernel compared in the decision.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Candidates {
+    /// Where they are known from.
+    pub source: CandidateSource,
+    /// How many there were.
+    pub total: u32,
+    /// How many are listed.
+    pub listed: u32,
+    /// Those with the highest points, highest first.
+    pub items: Vec<Candidate>,
+}
+
+/// Where the candidates are known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CandidateSource {
+    /// The kernel's own evaluation (`oom_badness`).
+    Kernel,
+    /// The task table in the kernel log, scored by the kernel's formula.
+    KernelLog,
+}
+
+/// A task the kernel compared.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Candidate {
+    /// From 1, the one with the highest points.
+    pub rank: u32,
+    /// Process id.
+    pub pid: u32,
+    /// Name.
+    pub comm: String,
+    /// Points, in pages.
+    pub badness_pages: Option<i64>,
+    /// Its `oom_score_adj`.
+    pub oom_score_adj: i32,
+    /// Resident memory.
+    pub rss_bytes: Option<u64>,
+    /// Memory in swap.
+    pub swap_bytes: Option<u64>,
+    /// Page tables.
+    pub pgtables_bytes: Option<u64>,
+    /// kernfs id of its memory cgroup.
+    pub cgroup_id: Option<String>,
+    /// Its container.
+    pub container_id: Option<String>,
+    /// Its pod.
+    pub pod_uid: Option<String>,
+}
+
+/// Why this victim.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Verdict {
+    /// The victim's place among the candidates, from 1.
+    pub victim_rank: Option<u32>,
+    /// The candidate that comes next.
+    pub runner_up_pid: Option<u32>,
+    /// By how many pages the victim is ahead of it.
+    pub margin_pages: Option<i64>,
+}
+
+/// Where facts beyond the kernel's came from.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Enrichment {
+    /// Whether all that was to be known was at hand.
+    pub complete: bool,
+    /// The sources that answered.
+    pub sources: Vec<String>,
+    /// How old the oldest answer is, in milliseconds.
+    pub age_ms: Option<u64>,
+    /// What failed.
+    pub errors: Vec<String>,
+}
+
+/// What became of a victim.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct OomOutcome {
+    /// What every record begins with; its `event_id` is the kill's with `-outcome` behind it.
+    #[serde(flatten)]
+    pub head: Head,
+    /// Names the decision.
+    pub oom_id: String,
+    /// The `event_id` of the kill.
+    pub victim_event_id: String,
+    /// The victim.
+    pub victim: OutcomeVictim,
+    /// From the kill to the exit of the victim's last thread, in nanoseconds.
+    pub exit_latency_ns: u64,
+    /// Whether the OOM reaper freed its memory before it exited.
+    pub reaped: bool,
+    /// Whether the OOM reaper found that it had nothing left to free.
+    pub reap_skipped: bool,
+}
+
+/// The victim of an outcome.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct OutcomeVictim {
+    /// Process id.
+    pub pid: u32,
+    /// Name.
+    pub comm: Option<String>,
+}
+
+/// Records were lost.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Loss {
+    /// What every record begins with.
+    #[serde(flatten)]
+    pub head: Head,
+    /// Where they were lost.
+    pub place: LossPlace,
+    /// How many since the last `loss` record of this place; null where the kernel does not tell.
+    pub lost: Option<u64>,
+    /// How many of them were victims.
+    pub lost_victims: u64,
+    /// How many were lost at this place in this run, as far as known.
+    pub lost_total: u64,
+    /// The kernel's count beside ours.
+    pub reconciliation: Option<Reconciliation>,
+}
+
+/// Where records are lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LossPlace {
+    /// The ring buffer was full.
+    RingBuffer,
+    /// The kernel overwrote log records before they were read: only what they would have added
+    /// to a kill is missing.
+    KernelLog,
+    /// Nobody read the output.
+    Output,
+}
+
+/// What the kernel counted and what was seen.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Reconciliation {
+    /// Growth of `oom_kill` in `/proc/vmstat` since the start.
+    pub kernel_oom_kills: u64,
+    /// Kills seen.
+    pub seen: u64,
+    /// Victims the kernel counted once more, because a group kill walked over them again.
+    pub repeated: u64,
+    /// Kills declared lost.
+    pub lost: u64,
+    /// What remains: 0 when every kill is accounted for.
+    pub unaccounted: i64,
+}
+
+/// The tracer itself.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// What every record begins with.
+    #[serde(flatten)]
+    pub head: Head,
+    /// Which moment of its life.
+    pub phase: Phase,
+    /// Version of the tracer.
+    pub version: String,
+    /// The hook ladder: what is attached, and why the rest is not.
+    pub hooks: Arc<[Hook]>,
+    /// What bounds it.
+    pub limits: Limits,
+    /// What it saw.
+    pub totals: Totals,
+    /// The kernel's count beside ours.
+    pub reconciliation: Option<Reconciliation>,
+    /// Resident memory of the tracer.
+    pub resident_bytes: Option<u64>,
+    /// Why it stops.
+    pub reason: Option<String>,
+}
+
+/// A moment in the tracer's life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It watches from now on.
+    Start,
+    /// It still does.
+    Heartbeat,
+    /// It stopped; all it saw has been written.
+    Stop,
+}
+
+/// One rung of the hook ladder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Hook {
+    /// As in `source.hooks`.
+    pub name: String,
+    /// Whether it is in use.
+    pub attached: bool,
+    /// What it adds to an event.
+    pub adds: String,
+    /// Why it is not in use.
+    pub reason: Option<String>,
+}
+
+/// What bounds the tracer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Limits {
+    /// Size of the ring buffer.
+    pub ring_buffer_bytes: u64,
+    /// Size of the output queue.
+    pub output_queue_bytes: u64,
+    /// Candidates listed in an event at most.
+    pub candidates: u32,
+    /// Whether the tracer's memory is locked, so that it cannot be paged out.
+    pub memory_locked: bool,
+    /// The tracer's own `oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+}
+
+/// What the tracer saw in this run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Totals {
+    /// `oom_kill` records.
+    pub kills: u64,
+    /// `oom_mark` records.
+    pub marks: u64,
+    /// `oom_outcome` records.
+    pub outcomes: u64,
+    /// Records lost.
+    pub lost: u64,
+    /// Kernel OOM reports read from the log.
+    pub kernel_reports: u64,
+}

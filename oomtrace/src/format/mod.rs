@@ -1,0 +1,30 @@
+//! Events to bytes. Pure functions; nothing here knows where the bytes go.
+
+mod json;
+mod pretty;
+
+use bytes::BytesMut;
+
+pub use json::json;
+pub use pretty::pretty;
+
+use crate::event::Event;
+
+/// How events are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// One JSON object a line: every field, for programs.
+    Json,
+    /// A few aligned lines a kill, for people.
+    Pretty,
+}
+
+impl Format {
+    /// Appends the event to `out`.
+    pub fn write(self, event: &Event, color: bool, out: &mut BytesMut) {
+        match self {
+            Self::Json => json(event, out),
+            Self::Pretty => pretty(event, color, out),
+        }
+    }
+}

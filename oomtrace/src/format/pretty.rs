@@ -1,0 +1,397 @@
+//! The view for a person: a kill in a few aligned lines, who, whose limit, why, by whom.
+//!
+//! Names are any bytes their owners chose. Nothing of them reaches a terminal that could move its
+//! cursor, change its colours or turn the direction of the text.
+
+use std::fmt::{self, Display, Write};
+
+use anstyle::{AnsiColor, Style};
+use bytes::{BufMut, BytesMut};
+
+use crate::event::{
+    Candidates, Constraint, Container, Event, Loss, LossPlace, Memcg, Oom, OomKill, OomOutcome,
+    Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory,
+};
+
+const ALARM: Style = AnsiColor::Red.on_default().bold();
+const WARN: Style = AnsiColor::Yellow.on_default();
+const DIM: Style = Style::new().dimmed();
+const BOLD: Style = Style::new().bold();
+
+/// Appends what a person wants to see of the event to `out`: nothing for a heartbeat.
+pub fn pretty(event: &Event, color: bool, out: &mut BytesMut) {
+    let page = Page { color };
+    let text = match event {
+        Event::OomKill(kill) => page.kill(kill),
+        Event::OomMark(mark) => page.mark(mark),
+        Event::OomOutcome(outcome) => page.outcome(outcome),
+        Event::Loss(loss) => page.loss(loss),
+        Event::Status(status) => page.status(status),
+    };
+    out.put_slice(text.as_bytes());
+}
+
+#[derive(Clone, Copy)]
+struct Page {
+    color: bool,
+}
+
+impl Page {
+    fn paint(self, style: Style, text: impl Display) -> String {
+        if self.color { format!("{style}{text}{style:#}") } else { text.to_string() }
+    }
+
+    fn line(self, text: &mut String, label: &str, value: &str) {
+        if !value.is_empty() {
+            let _ = writeln!(text, "  {}  {value}", self.paint(DIM, format_args!("{label:<8}")));
+        }
+    }
+
+    fn kill(self, event: &OomKill) -> String {
+        let OomKill { head, oom, trigger, victim, candidates, .. } = event;
+        let mut text = format!(
+            "{}  {}  {} {}  {}\n",
+            self.paint(DIM, clock(&head.time)),
+            self.paint(ALARM, "KILLED"),
+            self.paint(BOLD, comm(victim.comm.as_deref())),
+            pid(victim.pid, victim.tid),
+            what_ran_out(oom),
+        );
+        self.line(&mut text, "who", &self.who(victim, oom));
+        self.line(&mut text, "pod", &place(victim.pod.as_ref(), victim.container.as_ref()));
+        if victim.pod.is_none() {
+            self.line(&mut text, "cgroup", &path(victim.cgroup.as_ref().and_then(|c| c.path.as_ref())));
+        }
+        self.line(&mut text, "limit", &self.limit(oom));
+        self.line(&mut text, "memory", &memory(victim.memory.as_ref()));
+        self.line(&mut text, "score", &self.score(event, candidates.as_ref()));
+        self.line(&mut text, "trigger", &who_asked(trigger, victim, oom));
+        text.push('\n');
+        text
+    }
+
+    fn who(self, victim: &Victim, oom: &Oom) -> String {
+        let mut parts = Vec::new();
+        if let Some(exe) = &victim.exe {
+            parts.push(shown(exe).to_string());
+        }
+        parts.extend(victim.uid.map(|uid| format!("uid {uid}")));
+        parts.extend(victim.ppid.map(|ppid| format!("parent {ppid}")));
+        match (victim.role, oom.victim_count) {
+            (Some(Role::GroupMember), _) => {
+                parts.push(self.paint(WARN, "killed with its group"));
+            }
+            (_, Some(count)) if count > 1 => {
+                parts.push(self.paint(WARN, format_args!("chosen; {count} die with its group")));
+            }
+            _ => {}
+        }
+        parts.join("  ")
+    }
+
+    fn limit(self, oom: &Oom) -> String {
+        let Some(memcg) = &oom.memcg else {
+            return match oom.constraint {
+                Some(Constraint::None) => {
+                    format!("the node's memory and swap, {}", bytes(oom.total_bytes))
+                }
+                Some(Constraint::Cpuset) => "the memory nodes of a cpuset".to_owned(),
+                Some(Constraint::MemoryPolicy) => "the nodes of a memory policy".to_owned(),
+                Some(Constraint::Memcg) => "of a memory cgroup".to_owned(),
+                None => self.paint(WARN, "unknown: the kernel's report is missing"),
+            };
+        };
+        let Memcg { path: memcg_path, usage_bytes, limit_bytes, .. } = memcg;
+        let mut text = format!("{} of {}", bytes(*usage_bytes), bytes(*limit_bytes));
+        if let (Some(usage), Some(limit @ 1..)) = (usage_bytes, limit_bytes) {
+            let percent = u128::from(*usage) * 100 / u128::from(*limit);
+            let _ = write!(text, " ({percent} %)");
+        }
+        let _ = write!(text, "  {}", path(memcg_path.as_ref()));
+        text
+    }
+
+    fn score(self, event: &OomKill, candidates: Option<&Candidates>) -> String {
+        let victim = &event.victim;
+        let mut text = match victim.badness_pages {
+            Some(pages) => format!("{pages} pages"),
+            None => "points unknown".to_owned(),
+        };
+        if let (Some(verdict), Some(candidates)) = (&event.verdict, candidates) {
+            if let Some(rank) = verdict.victim_rank {
+                let _ = write!(text, ", rank {rank} of {}", candidates.total);
+            }
+            if let (Some(next), Some(margin)) = (verdict.runner_up_pid, verdict.margin_pages) {
+                let name = candidates.items.iter().find(|item| item.pid == next);
+                let name = comm(name.map(|item| item.comm.as_str()));
+                let _ = write!(text, ", {margin} ahead of {name} {}", pid(Some(next), None));
+            }
+        }
+        if let Some(adj) = victim.oom_score_adj {
+            let _ = write!(text, "  oom_score_adj {adj}");
+        }
+        if let Some(score) = victim.oom_score {
+            let _ = write!(text, "  oom_score {score}");
+        }
+        text
+    }
+
+    fn mark(self, event: &OomKill) -> String {
+        let OomKill { head, victim, .. } = event;
+        format!(
+            "{}  {}  {} {}  was already exiting; it may use memory reserves to finish\n\n",
+            self.paint(DIM, clock(&head.time)),
+            self.paint(WARN, "MARKED"),
+            self.paint(BOLD, comm(victim.comm.as_deref())),
+            pid(victim.pid, victim.tid),
+        )
+    }
+
+    fn outcome(self, event: &OomOutcome) -> String {
+        let OomOutcome { head, victim, exit_latency_ns, reaped, .. } = event;
+        let how = if *reaped { ", its memory freed by the OOM reaper" } else { "" };
+        format!(
+            "{}  {}    {} {}  {:.1} ms after the kill{how}\n\n",
+            self.paint(DIM, clock(&head.time)),
+            self.paint(DIM, "gone"),
+            comm(victim.comm.as_deref()),
+            pid(Some(victim.pid), None),
+            *exit_latency_ns as f64 / 1e6,
+        )
+    }
+
+    fn loss(self, event: &Loss) -> String {
+        let place = match event.place {
+            LossPlace::RingBuffer => "because they came faster than they could be read",
+            LossPlace::KernelLog => "of the kernel log; kills may lack what only the log tells",
+            LossPlace::Output => "because nobody read the output",
+        };
+        let lost = event.lost.map_or("an unknown number of".to_owned(), |lost| lost.to_string());
+        format!(
+            "{}  {}    {lost} records {place} ({} of them kills)\n\n",
+            self.paint(DIM, clock(&event.head.time)),
+            self.paint(ALARM, "LOST"),
+            event.lost_victims,
+        )
+    }
+
+    fn status(self, event: &Status) -> String {
+        if event.phase != Phase::Stop {
+            return String::new();
+        }
+        let totals = &event.totals;
+        let mut text = format!(
+            "{}  {}    {} kills, {} marks, {} records lost",
+            self.paint(DIM, clock(&event.head.time)),
+            self.paint(DIM, "stop"),
+            totals.kills,
+            totals.marks,
+            totals.lost,
+        );
+        match &event.reconciliation {
+            Some(counts) if counts.unaccounted == 0 => {
+                let _ = write!(text, "; the kernel counted {}, all accounted for", counts.kernel_oom_kills);
+            }
+            Some(counts) => {
+                let _ = write!(
+                    text,
+                    "; {}",
+                    self.paint(
+                        ALARM,
+                        format_args!(
+                            "the kernel counted {}, {} unaccounted for",
+                            counts.kernel_oom_kills, counts.unaccounted
+                        )
+                    )
+                );
+            }
+            None => {}
+        }
+        text.push('\n');
+        text
+    }
+}
+
+fn what_ran_out(oom: &Oom) -> &'static str {
+    if oom.sysrq == Some(true) {
+        return "because somebody asked for it (SysRq-f)";
+    }
+    match oom.scope {
+        Some(Scope::Container) => "its container's memory limit was hit",
+        Some(Scope::Pod) => "a pod's memory limit was hit",
+        Some(Scope::Qos) => "a QoS class's memory limit was hit",
+        Some(Scope::Kubepods) => "the pods together hit the node's allocatable memory",
+        Some(Scope::Slice) => "a cgroup's memory limit was hit",
+        Some(Scope::Node) => "the node ran out of memory",
+        Some(Scope::Cpuset) => "a cpuset ran out of memory",
+        Some(Scope::MemoryPolicy) => "the nodes of a memory policy ran out of memory",
+        None if oom.constraint == Some(Constraint::Memcg) => "a memory cgroup's limit was hit",
+        None => "",
+    }
+}
+
+fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
+    let mut parts = Vec::new();
+    if let Some(pod) = pod {
+        match (&pod.namespace, &pod.name) {
+            (Some(namespace), Some(name)) => {
+                parts.push(format!("{}/{}", shown(namespace), shown(name)));
+            }
+            _ => parts.push(shown(&pod.uid).to_string()),
+        }
+        parts.extend(pod.qos_class.map(|class| class.name().to_owned()));
+    }
+    if let Some(container) = container {
+        let name = container.name.as_deref().unwrap_or(container.id.get(..12).unwrap_or_default());
+        let runtime = container.runtime.as_deref().map(|runtime| format!(" ({runtime})"));
+        parts.push(format!("container {}{}", shown(name), runtime.unwrap_or_default()));
+    }
+    parts.join("  ")
+}
+
+fn memory(memory: Option<&VictimMemory>) -> String {
+    let Some(memory) = memory else { return "already gone".to_owned() };
+    let VictimMemory {
+        total_vm_bytes: _,
+        anon_rss_bytes,
+        file_rss_bytes,
+        shmem_rss_bytes,
+        swap_bytes,
+        pgtables_bytes,
+    } = *memory;
+    let mut text = String::new();
+    for (name, amount) in [
+        ("anon", anon_rss_bytes),
+        ("file", file_rss_bytes),
+        ("shmem", shmem_rss_bytes),
+        ("swap", swap_bytes),
+        ("page tables", pgtables_bytes),
+    ] {
+        let joint = if text.is_empty() { "" } else { "  " };
+        let _ = write!(text, "{joint}{name} {}", bytes(Some(amount)));
+    }
+    text
+}
+
+fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String {
+    if oom.sysrq == Some(true) {
+        return "SysRq; nobody's allocation".to_owned();
+    }
+    if trigger.pid.is_some() && trigger.pid == victim.pid {
+        return "the victim itself".to_owned();
+    }
+    let mut text =
+        format!("{} {}", comm(trigger.comm.as_deref()), pid(trigger.pid, trigger.tid));
+    let place = place(trigger.pod.as_ref(), trigger.container.as_ref());
+    if trigger.pod.is_some() && trigger.pod == victim.pod {
+        text.push_str("  in the same pod");
+    } else if !place.is_empty() {
+        let _ = write!(text, "  in {place}");
+    } else if let Some(cgroup) = trigger.cgroup.as_ref().and_then(|cgroup| cgroup.path.as_ref()) {
+        let _ = write!(text, "  in {}", path(Some(cgroup)));
+    }
+    text
+}
+
+fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
+    match (pid, tid) {
+        (Some(pid), Some(tid)) if tid != pid => format!("(pid {pid}, thread {tid})"),
+        (Some(pid), _) => format!("(pid {pid})"),
+        (None, Some(tid)) => format!("(thread {tid})"),
+        (None, None) => "(pid unknown)".to_owned(),
+    }
+}
+
+fn comm(name: Option<&str>) -> String {
+    name.map_or_else(|| "(name unknown)".to_owned(), |name| shown(name).to_string())
+}
+
+/// A path, its middle left out when it is long.
+fn path(path: Option<&String>) -> String {
+    const MOST: usize = 100;
+    let Some(path) = path else { return "(path unknown)".to_owned() };
+    let length = path.chars().count();
+    if length <= MOST {
+        return shown(path).to_string();
+    }
+    let head: String = path.chars().take(MOST / 4).collect();
+    let tail: String = path.chars().skip(length - MOST * 3 / 4).collect();
+    format!("{}…{}", shown(&head), shown(&tail))
+}
+
+/// The time of day of an RFC 3339 time, to the millisecond.
+fn clock(time: &str) -> &str {
+    time.get(11..23).unwrap_or(time)
+}
+
+/// An amount of memory with three digits that count.
+fn bytes(amount: Option<u64>) -> String {
+    let Some(amount) = amount else { return "unknown".to_owned() };
+    let mut value = amount as f64;
+    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
+        if value < 1024.0 || unit == "TiB" {
+            let digits = if unit == "B" || value >= 100.0 { 0 } else { 1 };
+            return format!("{value:.digits$} {unit}");
+        }
+        value /= 1024.0;
+    }
+    String::new()
+}
+
+/// A name that is safe on a terminal: control characters, and those that turn the direction of
+/// the text, are written out.
+fn shown(name: &str) -> impl Display {
+    struct Shown<'a>(&'a str);
+    impl Display for Shown<'_> {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            self.0.chars().try_for_each(|character| {
+                let turns = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+                if character.is_control() || turns || character == '\\' {
+                    write!(f, "{}", character.escape_default())
+                } else {
+                    f.write_char(character)
+                }
+            })
+        }
+    }
+    Shown(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Escape sequences, newlines, C1 controls and bidirectional overrides do not survive.
+    #[test]
+    fn names_cannot_drive_the_terminal() {
+        let name = "\u{1b}[31mroot\n\u{9b}2J\u{202e}gpj.exe\\";
+        let text = shown(name).to_string();
+        assert_eq!(text, "\\u{1b}[31mroot\\n\\u{9b}2J\\u{202e}gpj.exe\\\\");
+        assert!(!text.chars().any(char::is_control));
+    }
+
+    /// Amounts are short, and exact where they are small.
+    #[test]
+    fn amounts_are_short() {
+        for (amount, expected) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (20 << 20, "20.0 MiB"),
+            (512 << 20, "512 MiB"),
+            (24_u64 << 30, "24.0 GiB"),
+            (3 << 50, "3072 TiB"),
+        ] {
+            assert_eq!(bytes(Some(amount)), expected);
+        }
+    }
+
+    /// A long path keeps its two ends.
+    #[test]
+    fn long_paths_keep_their_ends() {
+        let long = format!("/first/{}/last", "x".repeat(300));
+        let text = path(Some(&long));
+        assert!(text.starts_with("/first/") && text.ends_with("/last"), "{text}");
+        assert!(text.chars().count() <= 101);
+    }
+}

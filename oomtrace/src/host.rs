@@ -1,0 +1,216 @@
+//! What this machine and this process are: read once, told by `doctor`, and asked when the kernel
+//! refuses something.
+
+use std::{fmt::Write as _, fs, path::Path};
+
+use rustix::{system::uname, thread::CapabilitySet};
+use serde::Serialize;
+
+use crate::event::Node;
+
+/// Capabilities, by the feature that needs them.
+const NEEDED: [(CapabilitySet, &str, &str); 3] = [
+    (CapabilitySet::BPF, "CAP_BPF", "to load eBPF programs"),
+    (CapabilitySet::PERFMON, "CAP_PERFMON", "to attach them and to let them read kernel memory"),
+    (CapabilitySet::SYSLOG, "CAP_SYSLOG", "to read the kernel log"),
+];
+
+/// Facts about the machine and this process.
+#[derive(Clone, Debug, Serialize)]
+pub struct Host {
+    /// `uname -r`.
+    pub kernel: Option<String>,
+    /// `uname -m`.
+    pub architecture: Option<String>,
+    /// Whether the kernel shows its BTF.
+    pub btf: bool,
+    /// The active mode of kernel lockdown: `none`, `integrity`, `confidentiality`; `None` where
+    /// securityfs does not tell.
+    pub lockdown: Option<String>,
+    /// Whether a seccomp filter limits this process.
+    pub seccomp: bool,
+    /// Capabilities this process lacks, of those oomtrace uses.
+    pub missing_capabilities: Vec<&'static str>,
+    /// Where tracefs is mounted.
+    pub tracefs: Option<&'static str>,
+    /// Which hierarchy has the memory controller.
+    pub memory_controller: MemoryController,
+    /// `kernel.dmesg_restrict`.
+    pub dmesg_restrict: Option<bool>,
+    /// `vm.oom_dump_tasks`: whether the kernel's report has the task table.
+    pub oom_dump_tasks: Option<bool>,
+    /// `vm.panic_on_oom`.
+    pub panic_on_oom: Option<u8>,
+}
+
+/// Which hierarchy has the memory controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MemoryController {
+    /// cgroup v1 alone.
+    V1,
+    /// cgroup v2.
+    V2,
+    /// cgroup v2 is mounted, but memory is with v1.
+    Hybrid,
+    /// None is mounted.
+    None,
+}
+
+impl Host {
+    /// Looks around.
+    pub fn read() -> Self {
+        let name = uname();
+        let text = |value: &std::ffi::CStr| value.to_str().ok().map(str::to_owned);
+        let effective = rustix::thread::capabilities(None)
+            .map_or_else(|_| CapabilitySet::empty(), |sets| sets.effective);
+        Self {
+            kernel: text(name.release()),
+            architecture: text(name.machine()),
+            btf: Path::new(crate::btf::VMLINUX).exists(),
+            lockdown: line("/sys/kernel/security/lockdown").and_then(|modes| bracketed(&modes)),
+            seccomp: status_field("Seccomp").is_some_and(|mode| mode != "0"),
+            missing_capabilities: NEEDED
+                .iter()
+                // CAP_SYS_ADMIN includes the three.
+                .filter(|(capability, ..)| {
+                    !effective.intersects(*capability | CapabilitySet::SYS_ADMIN)
+                })
+                .map(|(_, name, _)| *name)
+                .collect(),
+            tracefs: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+                .into_iter()
+                .find(|path| Path::new(path).join("events").exists()),
+            memory_controller: memory_controller(),
+            dmesg_restrict: line("/proc/sys/kernel/dmesg_restrict").map(|value| value != "0"),
+            oom_dump_tasks: line("/proc/sys/vm/oom_dump_tasks").map(|value| value != "0"),
+            panic_on_oom: line("/proc/sys/vm/panic_on_oom").and_then(|value| value.parse().ok()),
+        }
+    }
+
+    /// The kernel's release, for messages.
+    pub fn kernel_or_unknown(&self) -> &str {
+        self.kernel.as_deref().unwrap_or("(unknown)")
+    }
+
+    /// Why the kernel would refuse eBPF to this process, and what to do about it; `None` when
+    /// nothing here explains it.
+    pub fn why_refused(&self) -> Option<String> {
+        let mut missing: Vec<_> = NEEDED
+            .iter()
+            .filter(|(_, name, _)| self.missing_capabilities.contains(name))
+            .collect();
+        if missing.iter().any(|(_, name, _)| *name != "CAP_SYSLOG") {
+            missing.retain(|(_, name, _)| *name != "CAP_SYSLOG");
+            let mut advice = String::from("this process lacks");
+            for (index, (_, name, purpose)) in missing.iter().enumerate() {
+                let joint = if index == 0 { "" } else { " and" };
+                let _ = write!(advice, "{joint} {name} ({purpose})");
+            }
+            advice.push_str(
+                "\nrun it as root, or grant them to the program:\n  \
+                 sudo setcap cap_bpf,cap_perfmon,cap_syslog=ep \"$(command -v oomtrace)\"",
+            );
+            return Some(advice);
+        }
+        if self.lockdown.as_deref() == Some("confidentiality") {
+            return Some(
+                "kernel lockdown is in confidentiality mode, which forbids eBPF to read kernel \
+                 memory\nboot with lockdown=integrity, or read the kernel log instead"
+                    .to_owned(),
+            );
+        }
+        self.seccomp.then(|| {
+            "a seccomp filter limits this process, and it seems to forbid bpf(2)\nin a container, \
+             allow that system call in its seccomp profile"
+                .to_owned()
+        })
+    }
+}
+
+/// What every event says of the machine.
+pub fn node() -> Node {
+    let name = uname();
+    let text = |value: &std::ffi::CStr| value.to_str().ok().map(str::to_owned);
+    let (memory_bytes, swap_bytes) = memory_sizes();
+    Node {
+        hostname: text(name.nodename()),
+        machine_id: line("/etc/machine-id").filter(|id| !id.is_empty()),
+        boot_id: line("/proc/sys/kernel/random/boot_id"),
+        kernel: text(name.release()),
+        memory_bytes: Some(memory_bytes),
+        swap_bytes: Some(swap_bytes),
+        k8s_node_name: None,
+    }
+}
+
+/// Memory the kernel manages and swap space, in bytes: `totalram_pages` and `total_swap_pages`,
+/// from which the OOM killer computes.
+pub fn memory_sizes() -> (u64, u64) {
+    let info = rustix::system::sysinfo();
+    let unit = u64::from(info.mem_unit.max(1));
+    (info.totalram as u64 * unit, info.totalswap as u64 * unit)
+}
+
+/// The kernel's count of OOM kills: `oom_kill` in `/proc/vmstat`.
+pub fn vmstat_oom_kills() -> Option<u64> {
+    let text = fs::read_to_string("/proc/vmstat").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+}
+
+/// A random name (`/proc/sys/kernel/random/uuid`).
+///
+/// # Errors
+/// When `/proc` is not mounted.
+pub fn random_uuid() -> std::io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim_end().to_owned())
+}
+
+/// Resident memory of this process.
+pub fn resident_bytes() -> Option<u64> {
+    let kilobytes: u64 = status_field("VmRSS")?.strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+fn status_field(name: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/self/status").ok()?;
+    text.lines()
+        .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+fn line(path: &str) -> Option<String> {
+    Some(fs::read_to_string(path).ok()?.trim_end().to_owned())
+}
+
+/// The word in brackets: the chosen one of a list that the kernel shows.
+fn bracketed(text: &str) -> Option<String> {
+    let (_, rest) = text.split_once('[')?;
+    Some(rest.split_once(']')?.0.to_owned())
+}
+
+fn memory_controller() -> MemoryController {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let (mut v1, mut v2, mut v2_mounted) = (false, false, false);
+    for mount in mounts.lines() {
+        let mut fields = mount.split(' ');
+        let (place, kind, options) = (fields.nth(1), fields.next(), fields.next());
+        match kind {
+            Some("cgroup") => {
+                v1 |= options.is_some_and(|list| list.split(',').any(|name| name == "memory"));
+            }
+            Some("cgroup2") => {
+                v2_mounted = true;
+                v2 |= place
+                    .and_then(|place| line(&format!("{place}/cgroup.controllers")))
+                    .is_some_and(|list| list.split(' ').any(|name| name == "memory"));
+            }
+            _ => {}
+        }
+    }
+    match (v1, v2, v2_mounted) {
+        (true, _, true) => MemoryController::Hybrid,
+        (true, _, false) => MemoryController::V1,
+        (false, true, _) => MemoryController::V2,
+        (false, false, _) => MemoryController::None,
+    }
+}

@@ -1,0 +1,532 @@
+//! An incident to a record of the stream: the decision's hooks first, then the kernel's report,
+//! and null where neither knows.
+
+use std::sync::Arc;
+
+use oomtrace_common::{LEVEL_OOM_GROUP, Level};
+
+use super::{Kill, Outcome};
+use crate::{
+    cgroup::{self, Placement},
+    event::{
+        Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container, Event, Head,
+        Memcg, MemcgStat, Node, Oom, OomKill, OomOutcome, OutcomeVictim, Pod, QosSource, Role,
+        SCHEMA, Scope, Source, SourceKind, Trigger, Verdict, Victim, VictimMemory, event_id,
+        gfp_flag_names, oom_id, rfc3339,
+    },
+    explain::{self, Footprint},
+    kernel_log::{self, LogPath, Report, TaskRow},
+    probe::decode::{CgroupRef, Decision, KernelPath, Memory, Task},
+};
+
+/// `PAGE_COUNTER_MAX` (`include/linux/page_counter.h`) is `LONG_MAX` over the page size; a limit
+/// this high is none.
+const NO_LIMIT_BYTES: u64 = i64::MAX as u64 / 2;
+
+/// Makes events of incidents; holds what is the same for all of them.
+#[derive(Debug)]
+pub struct Assembler {
+    /// The machine.
+    pub node: Arc<Node>,
+    /// The hooks in use.
+    pub hooks: Arc<[String]>,
+    /// Names this run.
+    pub run_id: String,
+    /// The page size, in bytes.
+    pub page_size: u64,
+    /// How many candidates an event lists.
+    pub max_candidates: usize,
+}
+
+impl Assembler {
+    /// The head of a record. Its `seq` is set when it is written.
+    pub fn head(&self, event_id: String, boottime_ns: u64, clock: Clock) -> Head {
+        let unix_ns = clock.unix_ns(boottime_ns);
+        Head {
+            schema: SCHEMA.to_owned(),
+            event_id,
+            run_id: self.run_id.clone(),
+            seq: 0,
+            time: rfc3339(unix_ns),
+            time_unix_ns: unix_ns.to_string(),
+            boottime_ns: Some(boottime_ns.to_string()),
+            node: Arc::clone(&self.node),
+            source: Source {
+                kind: SourceKind::Ebpf,
+                hooks: Arc::clone(&self.hooks),
+                merged: Vec::new(),
+            },
+        }
+    }
+
+    fn boot_id(&self) -> &str {
+        self.node.boot_id.as_deref().unwrap_or("")
+    }
+
+    fn kill_id(&self, time_ns: u64, pid: u32, start_ns: Option<u64>) -> String {
+        event_id(self.boot_id(), time_ns, pid, start_ns.unwrap_or(0))
+    }
+
+    /// What became of a victim.
+    pub fn outcome(&self, outcome: &Outcome, clock: Clock) -> Event {
+        let kill_id = self.kill_id(outcome.kill_ns, outcome.pid, outcome.start_ns);
+        Event::OomOutcome(Box::new(OomOutcome {
+            head: self.head(format!("{kill_id}-outcome"), outcome.exit_ns, clock),
+            oom_id: oom_id(self.boot_id(), outcome.decision_ns),
+            victim_event_id: kill_id,
+            victim: OutcomeVictim { pid: outcome.pid, comm: Some(text(&outcome.comm)) },
+            exit_latency_ns: outcome.exit_ns.saturating_sub(outcome.kill_ns),
+            reaped: outcome.reaped,
+            reap_skipped: outcome.reap_skipped,
+        }))
+    }
+
+    /// A kill or a mark. `memory_bytes` and `swap_bytes` are the node's at this moment.
+    pub fn kill(&self, kill: &Kill, clock: Clock, (memory_bytes, swap_bytes): (u64, u64)) -> Event {
+        let task = &kill.victim.task;
+        let mut head = self.head(
+            self.kill_id(kill.victim.time_ns, task.pid.unwrap_or(task.tid), task.start_ns),
+            kill.victim.time_ns,
+            clock,
+        );
+        if kill.report.is_some() || kill.killed_line.is_some() {
+            head.source.merged.push("kmsg".to_owned());
+        }
+        let node_pages = (memory_bytes + swap_bytes) / self.page_size;
+        let oom = self.oom(kill, memory_bytes + swap_bytes, swap_bytes);
+        let total_pages = oom.total_bytes.map(|bytes| bytes / self.page_size);
+        let ranking = self.ranking(kill, total_pages);
+        let victim = self.victim(kill, &ranking, node_pages, clock);
+        let verdict = verdict(&ranking, task.pid);
+        let event = Box::new(OomKill {
+            head,
+            oom_id: oom_id(self.boot_id(), kill.began_ns()),
+            oom,
+            trigger: self.trigger(kill),
+            victim,
+            candidates: ranking.map(|ranking| ranking.listed(self.max_candidates)),
+            verdict,
+            enrichment: None,
+        });
+        if kill.victim.killed { Event::OomKill(event) } else { Event::OomMark(event) }
+    }
+
+    fn oom(&self, kill: &Kill, node_bytes: u64, node_swap_bytes: u64) -> Oom {
+        let Kill { decision, report, killed_line, .. } = kill;
+        let (decision, report) = (decision.as_deref(), report.as_deref());
+        let constraint = match (decision, report) {
+            (Some(decision), _) => constraint_of_number(decision.constraint),
+            (None, Some(report)) => report.constraint.as_ref().and_then(constraint_of_name),
+            (None, None) => None,
+        };
+        let memcg = self.memcg(kill);
+        let gfp_mask = decision
+            .map(|decision| u64::from(decision.gfp_mask))
+            .or_else(|| report.and_then(|report| report.gfp_mask));
+        let order = decision
+            .map(|decision| decision.order)
+            .or_else(|| report.and_then(|report| report.order));
+        let message = decision
+            .map(|decision| decision.message.as_slice())
+            .or_else(|| killed_line.as_ref().map(|line| line.message.as_slice()));
+        let total_bytes = match (decision, constraint) {
+            (Some(decision), _) => decision.total_pages.checked_mul(self.page_size),
+            (None, Some(Constraint::None)) => Some(node_bytes),
+            (None, Some(Constraint::Memcg)) => {
+                memcg.as_ref().and_then(|memcg| memcg.limit_bytes).and_then(|limit| {
+                    explain::limit_total_pages(limit, node_swap_bytes, self.page_size)?
+                        .checked_mul(self.page_size)
+                })
+            }
+            (None, _) => None,
+        };
+        Oom {
+            constraint,
+            scope: scope(constraint, memcg.as_ref()),
+            message: message.map(text),
+            gfp_mask: gfp_mask.map(|mask| format!("{mask:#x}")),
+            gfp_flags: gfp_mask.map(|mask| {
+                match report.and_then(|report| report.gfp_flags.as_deref()) {
+                    Some(names) => text(names).split('|').map(str::to_owned).collect(),
+                    None => gfp_flag_names(mask as u32),
+                }
+            }),
+            order,
+            sysrq: order.map(|order| order == -1),
+            total_bytes,
+            memcg,
+            victim_index: kill.index,
+            victim_count: kill.count,
+        }
+    }
+
+    /// The memory cgroup the decision is about.
+    fn memcg(&self, kill: &Kill) -> Option<Memcg> {
+        let report = kill.report.as_deref();
+        let stat = report.map(stat).filter(|stat| *stat != MemcgStat::default());
+        if let Some(decision) = kill.decision.as_deref() {
+            let memcg = decision.memcg.as_ref()?;
+            let bytes = |pages: u64| pages.checked_mul(self.page_size);
+            let limit = |pages: u64| bytes(pages).filter(|bytes| *bytes < NO_LIMIT_BYTES);
+            let v2 = memcg.cgroup.version == 2;
+            let (swap_usage, swap_limit) =
+                (bytes(memcg.swap_usage_pages), limit(memcg.swap_max_pages));
+            return Some(Memcg {
+                path: memcg.cgroup.path.as_ref().map(|path| text(&path.bytes)),
+                id: Some(memcg.cgroup.id.to_string()),
+                usage_bytes: bytes(memcg.usage_pages),
+                limit_bytes: limit(memcg.max_pages),
+                swap_usage_bytes: swap_usage.filter(|_| v2),
+                swap_limit_bytes: swap_limit.filter(|_| v2),
+                memsw_usage_bytes: swap_usage.filter(|_| !v2),
+                memsw_limit_bytes: swap_limit.filter(|_| !v2),
+                oom_group: Some(memcg.oom_group),
+                stat,
+            });
+        }
+        let report = report?;
+        if report.constraint != Some(kernel_log::Constraint::Memcg) {
+            return None;
+        }
+        let kernel_log::MemcgReport { path: stats_path, memory, swap, memsw, .. } = &report.memcg;
+        let usage = |counter: &Option<kernel_log::Counter>| counter.map(|counter| counter.usage_bytes);
+        let limit = |counter: &Option<kernel_log::Counter>| match counter.as_ref()?.limit {
+            kernel_log::Limit::Bytes(bytes) => Some(bytes),
+            kernel_log::Limit::Unlimited => None,
+        };
+        let limit_bytes = limit(memory);
+        let printed = [report.oom_memcg.as_ref(), stats_path.as_ref()].into_iter().flatten();
+        let level = self.level_of(kill, printed.clone(), limit_bytes);
+        let whole = printed.clone().find(|path| !path.cut).map(|path| path.bytes.clone());
+        Some(Memcg {
+            path: whole.or_else(|| level.map(|(path, _)| path)).map(|path| text(&path)),
+            id: None,
+            usage_bytes: usage(memory),
+            limit_bytes,
+            swap_usage_bytes: usage(swap),
+            swap_limit_bytes: limit(swap),
+            memsw_usage_bytes: usage(memsw),
+            memsw_limit_bytes: limit(memsw),
+            oom_group: None,
+            stat,
+        })
+    }
+
+    /// Which level of the victim's cgroup a report is about whose paths are cut. The limit that
+    /// was hit is an ancestor's (or its own), the path begins as printed, and the limit is the
+    /// one printed: where this fits one level only, it is that one.
+    fn level_of<'a>(
+        &self,
+        kill: &Kill,
+        printed: impl Iterator<Item = &'a LogPath> + Clone,
+        limit_bytes: Option<u64>,
+    ) -> Option<(Vec<u8>, Level)> {
+        let path = kill.victim.task.cgroup.as_ref()?.path.as_ref().filter(|path| !path.cut)?;
+        let mut ancestor = path.bytes.as_slice();
+        let mut found = None;
+        for level in &kill.victim.levels {
+            let fits = level.max_pages.checked_mul(self.page_size) == limit_bytes
+                && printed.clone().all(|printed| ancestor.starts_with(&printed.bytes));
+            if fits && found.replace((ancestor.to_vec(), *level)).is_some() {
+                return None;
+            }
+            ancestor = parent(ancestor);
+        }
+        // Levels that were not recorded could fit as well.
+        let all = kill.victim.levels.len() > depth(&path.bytes);
+        found.filter(|_| all)
+    }
+
+    fn trigger(&self, kill: &Kill) -> Trigger {
+        let task = &kill.victim.trigger;
+        let (cgroup, container, pod) = place(task.cgroup.as_ref());
+        Trigger {
+            pid: task.pid,
+            tid: task.pid.map(|_| task.tid),
+            comm: task.pid.map(|_| text(&task.comm)),
+            uid: task.uid,
+            oom_score_adj: task.oom_score_adj,
+            cgroup,
+            container,
+            pod,
+        }
+    }
+
+    fn victim(
+        &self,
+        kill: &Kill,
+        ranking: &Option<Ranking>,
+        node_pages: u64,
+        clock: Clock,
+    ) -> Victim {
+        let Task { pid, tid, ppid, uid, oom_score_adj, start_ns, comm, cgroup } = &kill.victim.task;
+        let (cgroup, container, pod) = place(cgroup.as_ref());
+        let memory = kill.victim.memory.as_ref();
+        let chosen = kill.decision.as_deref().filter(|decision| chose(decision, *pid));
+        let badness_pages = chosen.map(|decision| decision.chosen_points).or_else(|| {
+            let pid = (*pid)?;
+            ranking.as_ref()?.items.iter().find(|item| item.pid == pid)?.badness_pages
+        });
+        Victim {
+            role: role(kill),
+            pid: *pid,
+            tid: Some(*tid),
+            ppid: *ppid,
+            comm: pid.map(|_| text(comm)),
+            exe: kill.victim.exe.as_ref().filter(|path| !path.cut).map(|path| text(&path.bytes)),
+            cmdline: None,
+            uid: *uid,
+            start_time: start_ns.map(|start| rfc3339(clock.unix_ns(start))),
+            oom_score_adj: *oom_score_adj,
+            badness_pages,
+            oom_score: memory.zip(*oom_score_adj).and_then(|(memory, adj)| {
+                explain::oom_score(footprint(memory), adj, node_pages, self.page_size)
+            }),
+            memory: memory.map(|memory| self.memory(memory)),
+            cgroup,
+            container,
+            pod,
+            expected_oom_score_adj: None,
+        }
+    }
+
+    fn memory(&self, memory: &Memory) -> VictimMemory {
+        let Memory { total_vm_pages, anon_pages, file_pages, shmem_pages, swap_pages, .. } = *memory;
+        let bytes = |pages: u64| pages.saturating_mul(self.page_size);
+        VictimMemory {
+            total_vm_bytes: bytes(total_vm_pages),
+            anon_rss_bytes: bytes(anon_pages),
+            file_rss_bytes: bytes(file_pages),
+            shmem_rss_bytes: bytes(shmem_pages),
+            swap_bytes: bytes(swap_pages),
+            pgtables_bytes: memory.pgtables_bytes,
+        }
+    }
+
+    /// The candidates, highest points first: the kernel's own list, else the task table.
+    fn ranking(&self, kill: &Kill, total_pages: Option<u64>) -> Option<Ranking> {
+        if let Some(scored) = &kill.scored {
+            let items = scored.items.iter().map(|task| Candidate {
+                rank: 0,
+                pid: task.pid,
+                comm: text(&task.comm),
+                badness_pages: Some(task.points),
+                oom_score_adj: task.oom_score_adj,
+                rss_bytes: task
+                    .memory
+                    .map(|memory| memory.rss_pages().saturating_mul(self.page_size)),
+                swap_bytes: task
+                    .memory
+                    .map(|memory| memory.swap_pages.saturating_mul(self.page_size)),
+                pgtables_bytes: task.memory.map(|memory| memory.pgtables_bytes),
+                cgroup_id: task.cgroup_id.map(|id| id.to_string()),
+                container_id: None,
+                pod_uid: None,
+            });
+            return Some(Ranking {
+                source: CandidateSource::Kernel,
+                total: scored.total,
+                items: number(items.collect()),
+            });
+        }
+        let table = kill.report.as_deref()?.table.as_ref()?;
+        let mut rows: Vec<(&TaskRow, Option<i64>)> = table
+            .rows
+            .iter()
+            .filter(|row| row.oom_score_adj != Some(-1000))
+            .map(|row| (row, self.row_points(row, total_pages)))
+            .collect();
+        let skipped = table.rows.len() - rows.len();
+        // Among equals the kernel takes the later one, and so the last stands first. Where one
+        // task's points are unknown, so is the order.
+        let ranked = rows.iter().all(|(_, points)| points.is_some());
+        if ranked {
+            rows.reverse();
+            rows.sort_by_key(|(_, points)| std::cmp::Reverse(*points));
+        }
+        let items = rows
+            .iter()
+            .map(|(row, points)| Candidate {
+                rank: 0,
+                pid: row.tgid,
+                comm: text(&row.name),
+                badness_pages: *points,
+                oom_score_adj: row.oom_score_adj.map_or(0, i32::from),
+                rss_bytes: row.rss_pages.and_then(|pages| pages.checked_mul(self.page_size)),
+                swap_bytes: row.swapents_pages.and_then(|pages| pages.checked_mul(self.page_size)),
+                pgtables_bytes: row.pgtables_bytes,
+                cgroup_id: None,
+                container_id: None,
+                pod_uid: None,
+            })
+            .collect();
+        let total = table.total.saturating_sub(skipped as u64);
+        Some(Ranking {
+            source: CandidateSource::KernelLog,
+            total: u32::try_from(total).unwrap_or(u32::MAX),
+            items: if ranked { number(items) } else { items },
+        })
+    }
+
+    fn row_points(&self, row: &TaskRow, total_pages: Option<u64>) -> Option<i64> {
+        let held = Footprint {
+            rss_pages: row.rss_pages?,
+            swap_pages: row.swapents_pages?,
+            pgtables_bytes: row.pgtables_bytes?,
+        };
+        explain::points(held, row.oom_score_adj?.into(), total_pages, self.page_size)
+    }
+}
+
+/// The candidates of a decision, highest points first.
+struct Ranking {
+    source: CandidateSource,
+    total: u32,
+    items: Vec<Candidate>,
+}
+
+impl Ranking {
+    fn listed(mut self, most: usize) -> Candidates {
+        self.items.truncate(most);
+        Candidates {
+            source: self.source,
+            total: self.total,
+            listed: u32::try_from(self.items.len()).unwrap_or(u32::MAX),
+            items: self.items,
+        }
+    }
+}
+
+fn number(mut items: Vec<Candidate>) -> Vec<Candidate> {
+    for (rank, item) in (1..).zip(&mut items) {
+        item.rank = rank;
+    }
+    items
+}
+
+fn verdict(ranking: &Option<Ranking>, victim: Option<u32>) -> Option<Verdict> {
+    let items = &ranking.as_ref()?.items;
+    let at = items.iter().position(|item| Some(item.pid) == victim)?;
+    let item = items.get(at).filter(|item| item.rank != 0)?;
+    let next = items.get(at + 1);
+    Some(Verdict {
+        victim_rank: Some(item.rank),
+        runner_up_pid: next.map(|next| next.pid),
+        margin_pages: next.and_then(|next| item.badness_pages?.checked_sub(next.badness_pages?)),
+    })
+}
+
+fn role(kill: &Kill) -> Option<Role> {
+    let pid = kill.victim.task.pid;
+    if let Some(decision) = kill.decision.as_deref() {
+        return Some(if chose(decision, pid) { Role::Chosen } else { Role::GroupMember });
+    }
+    let in_group = kill.victim.levels.iter().any(|level| level.flags & LEVEL_OOM_GROUP != 0);
+    (kill.report.is_some() || !in_group).then_some(Role::Chosen)
+}
+
+fn chose(decision: &Decision, pid: Option<u32>) -> bool {
+    pid.is_some() && decision.chosen_pid == pid
+}
+
+/// `enum oom_constraint` in `include/linux/oom.h`; an open set.
+const fn constraint_of_number(number: u32) -> Option<Constraint> {
+    Some(match number {
+        0 => Constraint::None,
+        1 => Constraint::Cpuset,
+        2 => Constraint::MemoryPolicy,
+        3 => Constraint::Memcg,
+        _ => return None,
+    })
+}
+
+const fn constraint_of_name(name: &kernel_log::Constraint) -> Option<Constraint> {
+    Some(match name {
+        kernel_log::Constraint::None => Constraint::None,
+        kernel_log::Constraint::Cpuset => Constraint::Cpuset,
+        kernel_log::Constraint::MemoryPolicy => Constraint::MemoryPolicy,
+        kernel_log::Constraint::Memcg => Constraint::Memcg,
+        kernel_log::Constraint::Other(_) => return None,
+    })
+}
+
+fn scope(constraint: Option<Constraint>, memcg: Option<&Memcg>) -> Option<Scope> {
+    Some(match constraint? {
+        Constraint::None => Scope::Node,
+        Constraint::Cpuset => Scope::Cpuset,
+        Constraint::MemoryPolicy => Scope::MemoryPolicy,
+        Constraint::Memcg => {
+            match cgroup::resolve(memcg?.path.as_ref()?.as_bytes()).level {
+                cgroup::Level::Container => Scope::Container,
+                cgroup::Level::Pod => Scope::Pod,
+                cgroup::Level::Qos => Scope::Qos,
+                cgroup::Level::Kubepods => Scope::Kubepods,
+                // A limit on the root of a hierarchy is no limit on the node.
+                cgroup::Level::Slice | cgroup::Level::Node => Scope::Slice,
+            }
+        }
+    })
+}
+
+fn stat(report: &Report) -> MemcgStat {
+    let stat = &report.memcg.stat;
+    MemcgStat {
+        anon_bytes: stat.anon_bytes,
+        file_bytes: stat.file_bytes,
+        shmem_bytes: stat.shmem_bytes,
+        kernel_bytes: stat.kernel_bytes,
+        slab_bytes: stat.slab_bytes,
+    }
+}
+
+/// A cgroup as the schema has it, and whose it is.
+fn place(cgroup: Option<&CgroupRef>) -> (Option<Cgroup>, Option<Container>, Option<Pod>) {
+    let Some(CgroupRef { id, version, path }) = cgroup else { return (None, None, None) };
+    let placement = path.as_ref().map(|KernelPath { bytes, cut }| {
+        if *cut { cgroup::resolve_cut(bytes) } else { cgroup::resolve(bytes) }
+    });
+    let cgroup = Cgroup {
+        path: path.as_ref().map(|path| text(&path.bytes)),
+        path_cut: path.as_ref().is_some_and(|path| path.cut),
+        id: Some(id.to_string()),
+        version: Some(*version),
+    };
+    let Some(Placement { qos_class, pod, container, .. }) = placement else {
+        return (Some(cgroup), None, None);
+    };
+    let container = container.map(|container| Container {
+        id: container.id,
+        runtime: container.runtime.map(|runtime| runtime.name().to_owned()),
+        ..Container::default()
+    });
+    let pod = pod.map(|pod| Pod {
+        uid: pod.uid,
+        qos_class,
+        qos_source: qos_class.map(|_| QosSource::CgroupPath),
+        ..Pod::default()
+    });
+    (Some(cgroup), container, pod)
+}
+
+const fn footprint(memory: &Memory) -> Footprint {
+    Footprint {
+        rss_pages: memory.rss_pages(),
+        swap_pages: memory.swap_pages,
+        pgtables_bytes: memory.pgtables_bytes,
+    }
+}
+
+/// Any bytes to text: what is not UTF-8 becomes U+FFFD.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The path one level up; that of the root is empty.
+fn parent(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|byte| *byte == b'/').map_or(&[], |slash| &path[..slash])
+}
+
+/// How many components a path has.
+fn depth(path: &[u8]) -> usize {
+    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count()
+}

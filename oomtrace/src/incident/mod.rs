@@ -1,0 +1,425 @@
+//! Joins what belongs to one OOM decision: the records of the programs and the kernel's own
+//! report, whichever comes first.
+//!
+//! A pure state machine. It is fed records and parts of the kernel log together with the time, and
+//! gives back [`Incident`]s in order. What it holds is bounded.
+//!
+//! The kernel prints its report before it marks the victim, and the line "Killed process …" just
+//! after. So once that line has been read, everything the log has to say is there; where it does
+//! not come (the log can be cut or switched off), the kill goes out without it after
+//! [`LOG_PATIENCE_NS`].
+
+mod assemble;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    rc::Rc,
+};
+
+use oomtrace_common::LEVEL_OOM_GROUP;
+
+pub use self::assemble::Assembler;
+use crate::{
+    kernel_log::{KilledLine, Output, Report},
+    probe::decode::{Decision, ReapStep, Record, ScoredTask, Victim},
+};
+
+/// How long a kill waits for its line in the kernel log.
+pub const LOG_PATIENCE_NS: u64 = 1_000_000;
+/// How long the first of a group waits to learn how many it is of.
+pub const GROUP_PATIENCE_NS: u64 = 50_000_000;
+/// How long a line of the kernel log waits for its kill: after that, the kill was lost.
+const LINE_PATIENCE_NS: u64 = 5_000_000_000;
+
+/// Kills under way; more than can wait at once even in a storm.
+const MAX_PENDING: usize = 1024;
+/// Lines of the kernel log whose kill has not come yet.
+const MAX_LINES: usize = 256;
+/// Victims whose exit has not been seen.
+const MAX_FOLLOWED: usize = 4096;
+/// Decisions whose victims may still come.
+const MAX_DECISIONS: usize = 8;
+
+/// What the hooks in place will tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Sources {
+    /// The kernel log is read.
+    pub log: bool,
+    /// The end of a decision is hooked.
+    pub decision_end: bool,
+}
+
+/// The candidates of a decision, as the kernel scored them.
+#[derive(Clone, Debug)]
+pub struct Scored {
+    /// How many there were.
+    pub total: u32,
+    /// Those with the highest points, highest first.
+    pub items: Vec<ScoredTask>,
+}
+
+/// A victim with all that is known of the decision.
+#[derive(Debug)]
+pub struct Kill {
+    /// The victim's record.
+    pub victim: Box<Victim>,
+    /// The decision.
+    pub decision: Option<Rc<Decision>>,
+    /// Its candidates.
+    pub scored: Option<Rc<Scored>>,
+    /// The kernel's report of it.
+    pub report: Option<Rc<Report>>,
+    /// The kernel's words, from the line "Killed process …".
+    pub killed_line: Option<KilledLine>,
+    /// The victim's place in the decision, from 0.
+    pub index: u32,
+    /// How many victims the decision has.
+    pub count: Option<u32>,
+}
+
+/// What became of a victim.
+#[derive(Debug)]
+pub struct Outcome {
+    /// When it was killed.
+    pub kill_ns: u64,
+    /// When its last thread exited.
+    pub exit_ns: u64,
+    /// Process id.
+    pub pid: u32,
+    /// When it started.
+    pub start_ns: Option<u64>,
+    /// When its decision began; as in the kill's `oom_id`.
+    pub decision_ns: u64,
+    /// Name.
+    pub comm: Vec<u8>,
+    /// The OOM reaper freed its memory.
+    pub reaped: bool,
+    /// The OOM reaper found nothing to free.
+    pub reap_skipped: bool,
+}
+
+/// What comes out.
+#[derive(Debug)]
+pub enum Incident {
+    /// A kill or a mark.
+    Kill(Kill),
+    /// What became of it.
+    Outcome(Outcome),
+}
+
+/// A kill that waits for the rest of its facts.
+#[derive(Debug)]
+struct Pending {
+    kill: Kill,
+    arrived_ns: u64,
+    /// Nothing more will come from the log.
+    logged: bool,
+    /// How many victims the decision has is settled, if only as unknown.
+    counted: bool,
+    exit: Option<Outcome>,
+}
+
+#[derive(Debug)]
+struct OpenDecision {
+    decision: Rc<Decision>,
+    scored: Option<Rc<Scored>>,
+    victims: u32,
+}
+
+#[derive(Debug)]
+struct LogKill {
+    line: KilledLine,
+    report: Option<Rc<Report>>,
+    arrived_ns: u64,
+}
+
+#[derive(Debug)]
+struct Followed {
+    kill_ns: u64,
+    decision_ns: u64,
+    tid: u32,
+    start_ns: Option<u64>,
+    comm: Vec<u8>,
+    reaped: bool,
+    reap_skipped: bool,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Joiner {
+    sources: Sources,
+    pending: VecDeque<Pending>,
+    decisions: VecDeque<OpenDecision>,
+    scored: Option<(u64, Rc<Scored>)>,
+    report: Option<Rc<Report>>,
+    lines: VecDeque<LogKill>,
+    followed: HashMap<u32, Followed>,
+    /// Outcomes whose kill has gone out.
+    outcomes: VecDeque<Outcome>,
+    /// Victims the kernel counted once more.
+    repeated: u64,
+    /// Reports read from the log.
+    reports: u64,
+    /// Victims whose outcome will not be told, because too many are dying.
+    unfollowed: u64,
+}
+
+impl Joiner {
+    /// One that expects what `sources` tell.
+    pub fn new(sources: Sources) -> Self {
+        Self {
+            sources,
+            pending: VecDeque::new(),
+            decisions: VecDeque::new(),
+            scored: None,
+            report: None,
+            lines: VecDeque::new(),
+            followed: HashMap::new(),
+            outcomes: VecDeque::new(),
+            repeated: 0,
+            reports: 0,
+            unfollowed: 0,
+        }
+    }
+
+    /// Victims the kernel counted once more than there are, so far.
+    pub const fn repeated(&self) -> u64 {
+        self.repeated
+    }
+
+    /// Reports read from the log, so far.
+    pub const fn reports(&self) -> u64 {
+        self.reports
+    }
+
+    /// Victims whose outcome is not followed, so far.
+    pub const fn unfollowed(&self) -> u64 {
+        self.unfollowed
+    }
+
+    /// Takes a record of the programs.
+    pub fn record(&mut self, record: Record, now_ns: u64) {
+        match record {
+            Record::Candidates { decision_ns, total, mut items } => {
+                // Among equals the kernel takes the later one, and so the last stands first.
+                items.reverse();
+                items.sort_by_key(|item| std::cmp::Reverse(item.points));
+                self.scored = Some((decision_ns, Rc::new(Scored { total, items })));
+            }
+            Record::Decision(decision) => {
+                let scored = self
+                    .scored
+                    .take()
+                    .filter(|(decision_ns, _)| *decision_ns == decision.decision_ns)
+                    .map(|(_, scored)| scored);
+                if self.decisions.len() == MAX_DECISIONS {
+                    self.decisions.pop_front();
+                }
+                self.decisions.push_back(OpenDecision {
+                    decision: Rc::from(decision),
+                    scored,
+                    victims: 0,
+                });
+            }
+            Record::DecisionEnd { decision_ns } => self.decision_end(decision_ns),
+            Record::Victim(victim) => self.victim(victim, now_ns),
+            Record::Exit { time_ns, pid } => self.exit(pid, time_ns),
+            Record::Reap { tid, step } => {
+                if let Some(followed) = self.followed.values_mut().find(|dying| dying.tid == tid) {
+                    followed.reaped |= step == ReapStep::Finish;
+                    followed.reap_skipped |= step == ReapStep::Skip;
+                }
+            }
+            Record::PeerKill { task, repeated } => {
+                self.repeated += u64::from(repeated);
+                tracing::debug!(pid = task.pid, repeated, "SIGKILL without a mark");
+            }
+        }
+    }
+
+    /// Takes a part of the kernel log.
+    pub fn log(&mut self, output: Output, now_ns: u64) {
+        match output {
+            Output::Report(report) => {
+                self.reports += 1;
+                self.report = Some(Rc::from(report));
+            }
+            Output::Killed(line) => {
+                let report = self.report.take();
+                let waiting = self
+                    .pending
+                    .iter_mut()
+                    .find(|pending| !pending.logged && is_of(&line, &pending.kill.victim));
+                if let Some(pending) = waiting {
+                    pending.add_log(line, report);
+                } else if !self.followed.values().any(|followed| followed.tid == line.pid) {
+                    if self.lines.len() == MAX_LINES {
+                        self.lines.pop_front();
+                    }
+                    self.lines.push_back(LogKill { line, report, arrived_ns: now_ns });
+                }
+            }
+            Output::GroupKill(_) => {}
+            // What the next line belongs to is not known any more.
+            Output::Gap { .. } => self.report = None,
+        }
+    }
+
+    /// Records of the programs were lost: how many victims a decision has is not known any more.
+    pub fn lost(&mut self) {
+        for open in &mut self.decisions {
+            open.victims = u32::MAX;
+        }
+    }
+
+    /// The next incident that is complete, or has waited long enough.
+    pub fn next(&mut self, now_ns: u64) -> Option<Incident> {
+        if let Some(outcome) = self.outcomes.pop_front() {
+            return Some(Incident::Outcome(outcome));
+        }
+        let first = self.pending.front()?;
+        let waited = now_ns.saturating_sub(first.arrived_ns);
+        let complete = (first.logged || waited >= LOG_PATIENCE_NS)
+            && (first.counted || waited >= GROUP_PATIENCE_NS);
+        if !complete && self.pending.len() < MAX_PENDING {
+            return None;
+        }
+        let Pending { mut kill, exit, .. } = self.pending.pop_front()?;
+        if kill.report.is_none() && kill.killed_line.is_none() {
+            // The line "Killed process …" is missing, but the report before it may not be.
+            kill.report = self.report.take_if(|report| names(report, &kill.victim));
+        }
+        self.outcomes.extend(exit);
+        Some(Incident::Kill(kill))
+    }
+
+    /// When [`Joiner::next`] may have something without further input.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        let first = self.pending.front()?;
+        let patience = if first.counted { LOG_PATIENCE_NS } else { GROUP_PATIENCE_NS };
+        Some(first.arrived_ns + patience)
+    }
+
+    fn victim(&mut self, victim: Box<Victim>, now_ns: u64) {
+        let open = victim.decision_ns.and_then(|began| {
+            self.decisions.iter_mut().find(|open| open.decision.decision_ns == began)
+        });
+        let in_group = victim.levels.iter().any(|level| level.flags & LEVEL_OOM_GROUP != 0);
+        let (decision, scored, index) = match open {
+            Some(open) => {
+                let index = open.victims;
+                open.victims = index.saturating_add(1);
+                (Some(Rc::clone(&open.decision)), open.scored.clone(), index)
+            }
+            None => (None, None, 0),
+        };
+        let mut pending = Pending {
+            arrived_ns: now_ns,
+            // A mark leaves no line in the log.
+            logged: !self.sources.log || !victim.killed,
+            counted: !in_group || decision.is_none() || !self.sources.decision_end,
+            exit: None,
+            kill: Kill {
+                decision,
+                scored,
+                report: None,
+                killed_line: None,
+                index,
+                count: (!in_group).then_some(1),
+                victim,
+            },
+        };
+        self.lines.retain(|waiting| now_ns - waiting.arrived_ns < LINE_PATIENCE_NS);
+        let line = self.lines.iter().position(|waiting| is_of(&waiting.line, &pending.kill.victim));
+        if let Some(LogKill { line, report, .. }) = line.and_then(|at| self.lines.remove(at)) {
+            pending.add_log(line, report);
+        }
+        self.follow(&pending.kill);
+        self.pending.push_back(pending);
+    }
+
+    fn follow(&mut self, kill: &Kill) {
+        let Some(pid) = kill.victim.task.pid else { return };
+        if self.followed.len() >= MAX_FOLLOWED {
+            self.unfollowed += 1;
+            return;
+        }
+        let task = &kill.victim.task;
+        self.followed.insert(
+            pid,
+            Followed {
+                kill_ns: kill.victim.time_ns,
+                decision_ns: kill.began_ns(),
+                tid: task.tid,
+                start_ns: task.start_ns,
+                comm: task.comm.clone(),
+                reaped: false,
+                reap_skipped: false,
+            },
+        );
+    }
+
+    fn decision_end(&mut self, decision_ns: u64) {
+        let Some(at) =
+            self.decisions.iter().position(|open| open.decision.decision_ns == decision_ns)
+        else {
+            return;
+        };
+        let Some(open) = self.decisions.remove(at) else { return };
+        for pending in &mut self.pending {
+            let decision = pending.kill.decision.as_ref();
+            if decision.is_some_and(|decision| decision.decision_ns == decision_ns) {
+                pending.counted = true;
+                pending.kill.count = (open.victims != u32::MAX).then_some(open.victims);
+            }
+        }
+    }
+
+    fn exit(&mut self, pid: u32, exit_ns: u64) {
+        let Some(followed) = self.followed.remove(&pid) else { return };
+        let Followed { kill_ns, decision_ns, tid: _, start_ns, comm, reaped, reap_skipped } =
+            followed;
+        let outcome =
+            Outcome { kill_ns, exit_ns, pid, start_ns, decision_ns, comm, reaped, reap_skipped };
+        let waiting = self
+            .pending
+            .iter_mut()
+            .find(|pending| pending.kill.victim.task.pid == Some(pid) && pending.exit.is_none());
+        match waiting {
+            Some(pending) => pending.exit = Some(outcome),
+            None => self.outcomes.push_back(outcome),
+        }
+    }
+}
+
+impl Pending {
+    fn add_log(&mut self, line: KilledLine, report: Option<Rc<Report>>) {
+        self.kill.report = report.filter(|report| names(report, &self.kill.victim));
+        self.kill.killed_line = Some(line);
+        self.logged = true;
+    }
+}
+
+impl Kill {
+    /// When the decision began, or the mark where no hook tells: what names the decision.
+    pub fn began_ns(&self) -> u64 {
+        self.decision.as_ref().map_or(self.victim.time_ns, |decision| decision.decision_ns)
+    }
+}
+
+/// Whether a line "Killed process …" is about this victim.
+fn is_of(line: &KilledLine, victim: &Victim) -> bool {
+    line.pid == victim.task.tid && victim.killed
+}
+
+/// Whether a report is about the decision that took this victim. It names the task that was
+/// chosen, of which the victim may be another thread; where its end is cut off, the task that
+/// asked for memory.
+fn names(report: &Report, victim: &Victim) -> bool {
+    match report.victim.pid {
+        Some(pid) => pid == victim.task.tid || Some(pid) == victim.task.pid,
+        None => report.trigger.pid == Some(victim.trigger.tid),
+    }
+}

@@ -1,0 +1,24 @@
+//! oomtrace records every OOM kill of the Linux kernel: who died, whose limit was hit, who asked
+//! for the memory, and why this victim and not another.
+//!
+//! The parts, in the direction of the data:
+//!
+//! ```text
+//! probe, kernel_log → incident → cgroup, explain → event → format → sink
+//! ```
+//!
+//! Parsers take bytes and return values; sockets, files, clocks and eBPF are at the rim.
+
+pub mod btf;
+pub mod cgroup;
+pub mod cli;
+pub mod event;
+pub mod explain;
+pub mod format;
+pub mod host;
+pub mod incident;
+pub mod kernel_log;
+pub mod probe;
+pub mod process;
+pub mod sink;
+pub mod tracer;

@@ -1,0 +1,370 @@
+//! The hook ladder: which hooks there are, what each adds, and how far up this kernel lets us.
+
+use std::{error::Error, fmt::Write as _, str::FromStr};
+
+use aya::{
+    Btf, BtfError, Ebpf,
+    programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint},
+};
+
+use super::{ProbeError, object};
+use crate::{btf::FunctionFacts, event::Hook, host::Host};
+
+/// The groups of hooks that `--hooks` names, with what they are.
+const GROUPS: [(&str, &str); 6] = [
+    ("raw_tp", "the victim (always on)"),
+    ("fentry", "the decision, by fentry and fexit"),
+    ("kprobe", "the decision, by kprobe, where fentry is not to be had"),
+    ("candidates", "every candidate, with the kernel's own points"),
+    ("outcome", "when the victim was gone"),
+    ("kmsg", "the kernel's own report, from /dev/kmsg"),
+];
+
+/// The hooks that may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HookSet {
+    bits: u8,
+}
+
+impl HookSet {
+    /// Every hook.
+    pub const ALL: Self = Self { bits: 0b11_1111 };
+
+    /// Whether the group of this name may be used.
+    pub fn has(self, group: &str) -> bool {
+        GROUPS
+            .iter()
+            .position(|(name, _)| *name == group)
+            .is_some_and(|index| self.bits & (1 << index) != 0)
+    }
+
+    /// The names `--hooks` takes, with what they are.
+    pub const fn groups() -> &'static [(&'static str, &'static str)] {
+        &GROUPS
+    }
+}
+
+/// `--hooks` named something else.
+#[derive(Debug, thiserror::Error)]
+#[error("no hook is called {0:?}; there are: {list}", list = GROUPS.map(|(name, _)| name).join(", "))]
+pub struct UnknownHook(String);
+
+impl FromStr for HookSet {
+    type Err = UnknownHook;
+
+    fn from_str(list: &str) -> Result<Self, UnknownHook> {
+        let mut bits = 1;
+        for wanted in list.split(',').map(str::trim) {
+            if wanted == "all" {
+                return Ok(Self::ALL);
+            }
+            let index = GROUPS
+                .iter()
+                .position(|(name, _)| *name == wanted)
+                .ok_or_else(|| UnknownHook(wanted.to_owned()))?;
+            bits |= 1 << index;
+        }
+        Ok(Self { bits })
+    }
+}
+
+/// How a program is attached.
+#[derive(Clone, Copy)]
+enum Attach {
+    RawTracePoint,
+    FEntry,
+    FExit,
+    KProbe,
+    KRetProbe,
+}
+
+impl Attach {
+    /// As in `source.hooks`.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::RawTracePoint => "raw_tp",
+            Self::FEntry => "fentry",
+            Self::FExit => "fexit",
+            Self::KProbe => "kprobe",
+            Self::KRetProbe => "kretprobe",
+        }
+    }
+}
+
+/// One hook: a program of the object and where it goes.
+#[derive(Clone, Copy)]
+struct Rung {
+    attach: Attach,
+    /// The program's name in the object.
+    program: &'static str,
+    /// The kernel function or tracepoint.
+    target: &'static str,
+    adds: &'static str,
+}
+
+impl Rung {
+    const fn new(
+        attach: Attach,
+        program: &'static str,
+        target: &'static str,
+        adds: &'static str,
+    ) -> Self {
+        Self { attach, program, target, adds }
+    }
+
+    fn fact(&self, reason: Option<String>) -> Hook {
+        Hook {
+            name: format!("{}:{}", self.attach.prefix(), self.target),
+            attached: reason.is_none(),
+            adds: self.adds.to_owned(),
+            reason,
+        }
+    }
+}
+
+const VICTIM: Rung =
+    Rung::new(Attach::RawTracePoint, "mark_victim", "mark_victim", "the victim and the trigger");
+const SIGNAL: Rung = Rung::new(
+    Attach::RawTracePoint,
+    "signal_generate",
+    "signal_generate",
+    "whether it was a kill or only a mark",
+);
+const OUTCOME: [Rung; 4] = [
+    Rung::new(
+        Attach::RawTracePoint,
+        "sched_process_exit",
+        "sched_process_exit",
+        "when the victim was gone",
+    ),
+    Rung::new(
+        Attach::RawTracePoint,
+        "start_task_reaping",
+        "start_task_reaping",
+        "that the OOM reaper began",
+    ),
+    Rung::new(
+        Attach::RawTracePoint,
+        "finish_task_reaping",
+        "finish_task_reaping",
+        "that the OOM reaper freed the memory",
+    ),
+    Rung::new(
+        Attach::RawTracePoint,
+        "skip_task_reaping",
+        "skip_task_reaping",
+        "that the OOM reaper had nothing to free",
+    ),
+];
+
+const DECISION: &str = "constraint, limit, usage and points of the decision";
+const DECISION_END: &str = "that all victims of the decision are known";
+const SCORE: &str = "every candidate with the kernel's own points";
+const SCORE_BEGIN: &str = "where the scoring of candidates begins";
+
+const FENTRY_DECISION: [Rung; 2] = [
+    Rung::new(Attach::FExit, "fexit_oom_kill_process", "oom_kill_process", DECISION_END),
+    Rung::new(Attach::FEntry, "fentry_oom_kill_process", "oom_kill_process", DECISION),
+];
+const FENTRY_CANDIDATES: [Rung; 2] = [
+    Rung::new(Attach::FExit, "fexit_oom_badness", "oom_badness", SCORE),
+    Rung::new(Attach::FEntry, "fentry_out_of_memory", "out_of_memory", SCORE_BEGIN),
+];
+const KPROBE_DECISION: [Rung; 2] = [
+    Rung::new(Attach::KRetProbe, "kretprobe_oom_kill_process", "oom_kill_process", DECISION_END),
+    Rung::new(Attach::KProbe, "kprobe_oom_kill_process", "oom_kill_process", DECISION),
+];
+const KPROBE_CANDIDATES: [Rung; 3] = [
+    Rung::new(Attach::KRetProbe, "kretprobe_oom_badness", "oom_badness", SCORE),
+    Rung::new(Attach::KProbe, "kprobe_oom_badness", "oom_badness", SCORE),
+    Rung::new(Attach::KProbe, "kprobe_out_of_memory", "out_of_memory", SCORE_BEGIN),
+];
+
+/// The climb.
+pub struct Rungs<'a> {
+    pub ebpf: &'a mut Ebpf,
+    pub hooks: &'a mut Vec<Hook>,
+    pub allowed: HookSet,
+    pub functions: &'a FunctionFacts,
+    pub host: &'a Host,
+}
+
+impl Rungs<'_> {
+    /// Attaches everything that is allowed and can be had. The victim's hook comes last, so that
+    /// whatever it sees, the others have seen too.
+    pub fn climb(
+        &mut self,
+        vmlinux: impl FnOnce() -> Result<Btf, BtfError>,
+    ) -> Result<(), ProbeError> {
+        self.load(&VICTIM, None).map_err(|error| refused("the hook mark_victim", error, self.host))?;
+
+        self.optional(&OUTCOME, "outcome", None);
+        self.decision(vmlinux);
+
+        for rung in [&SIGNAL, &VICTIM] {
+            if rung.program != VICTIM.program {
+                self.load(rung, None)
+                    .map_err(|error| refused("the hook signal_generate", error, self.host))?;
+            }
+            self.attach(rung)
+                .map_err(|error| refused(&format!("the hook {}", rung.target), error, self.host))?;
+            self.hooks.insert(0, rung.fact(None));
+        }
+        Ok(())
+    }
+
+    /// Rungs 2 to 4: by fentry, else by kprobe.
+    fn decision(&mut self, vmlinux: impl FnOnce() -> Result<Btf, BtfError>) {
+        if !self.functions.oom_kill_process {
+            let reason = "this kernel has no function oom_kill_process(struct oom_control *, \
+                          const char *) that can be hooked";
+            self.skip(FENTRY_DECISION.iter().chain(&FENTRY_CANDIDATES), reason);
+            return;
+        }
+        let by_fentry = if self.allowed.has("fentry") {
+            match vmlinux() {
+                Ok(btf) => {
+                    self.optional(&FENTRY_DECISION, "fentry", Some(&btf))
+                        && {
+                            self.candidates(&FENTRY_CANDIDATES, Some(&btf));
+                            true
+                        }
+                }
+                Err(error) => {
+                    self.skip(FENTRY_DECISION.iter(), &format!("reading BTF: {error}"));
+                    false
+                }
+            }
+        } else {
+            self.skip(FENTRY_DECISION.iter(), "not among --hooks");
+            false
+        };
+        if by_fentry {
+            return;
+        }
+        if self.optional(&KPROBE_DECISION, "kprobe", None) {
+            self.candidates(&KPROBE_CANDIDATES, None);
+        } else {
+            let reason = "the decision itself cannot be hooked";
+            self.skip(FENTRY_CANDIDATES.iter().take(1), reason);
+        }
+    }
+
+    fn candidates(&mut self, rungs: &[Rung], btf: Option<&Btf>) {
+        if self.functions.oom_badness && self.functions.out_of_memory {
+            self.optional(rungs, "candidates", btf);
+        } else {
+            let reason = "this kernel has no function oom_badness(struct task_struct *, unsigned \
+                          long) that can be hooked";
+            self.skip(rungs.iter(), reason);
+        }
+    }
+
+    fn skip<'r>(&mut self, rungs: impl Iterator<Item = &'r Rung>, reason: &str) {
+        self.hooks.extend(rungs.map(|rung| rung.fact(Some(reason.to_owned()))));
+    }
+
+    /// Attaches all of `rungs`, or none; says why not in the hooks' facts.
+    fn optional(&mut self, rungs: &[Rung], group: &str, btf: Option<&Btf>) -> bool {
+        if !self.allowed.has(group) {
+            self.skip(rungs.iter(), "not among --hooks");
+            return false;
+        }
+        let loaded = rungs.iter().try_for_each(|rung| self.load(rung, btf));
+        match loaded.and_then(|()| rungs.iter().try_for_each(|rung| self.attach(rung))) {
+            Ok(()) => {
+                self.hooks.extend(rungs.iter().map(|rung| rung.fact(None)));
+                true
+            }
+            Err(error) => {
+                for rung in rungs {
+                    self.unload(rung);
+                }
+                self.skip(rungs.iter(), &explain(&error));
+                false
+            }
+        }
+    }
+
+    fn load(&mut self, rung: &Rung, btf: Option<&Btf>) -> Result<(), ProgramError> {
+        let Some(program) = self.ebpf.program_mut(rung.program) else {
+            return Err(ProgramError::NotLoaded);
+        };
+        match (rung.attach, btf) {
+            (Attach::RawTracePoint, _) => {
+                <&mut RawTracePoint>::try_from(program)?.load()
+            }
+            (Attach::KProbe | Attach::KRetProbe, _) => <&mut KProbe>::try_from(program)?.load(),
+            (Attach::FEntry, Some(btf)) => {
+                <&mut FEntry>::try_from(program)?.load(rung.target, btf)
+            }
+            (Attach::FExit, Some(btf)) => <&mut FExit>::try_from(program)?.load(rung.target, btf),
+            (Attach::FEntry | Attach::FExit, None) => Err(ProgramError::NotLoaded),
+        }
+    }
+
+    fn attach(&mut self, rung: &Rung) -> Result<(), ProgramError> {
+        let Some(program) = self.ebpf.program_mut(rung.program) else {
+            return Err(ProgramError::NotLoaded);
+        };
+        match rung.attach {
+            Attach::RawTracePoint => {
+                <&mut RawTracePoint>::try_from(program)?.attach(rung.target).map(drop)
+            }
+            Attach::FEntry => <&mut FEntry>::try_from(program)?.attach().map(drop),
+            Attach::FExit => <&mut FExit>::try_from(program)?.attach().map(drop),
+            Attach::KProbe | Attach::KRetProbe => {
+                <&mut KProbe>::try_from(program)?.attach(rung.target, 0).map(drop)
+            }
+        }
+    }
+
+    /// Takes a program back out of the kernel; one that is not loaded stays as it is.
+    fn unload(&mut self, rung: &Rung) {
+        let Some(program) = self.ebpf.program_mut(rung.program) else { return };
+        let _ = match rung.attach {
+            Attach::RawTracePoint => {
+                <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload)
+            }
+            Attach::FEntry => <&mut FEntry>::try_from(program).and_then(FEntry::unload),
+            Attach::FExit => <&mut FExit>::try_from(program).and_then(FExit::unload),
+            Attach::KProbe | Attach::KRetProbe => {
+                <&mut KProbe>::try_from(program).and_then(KProbe::unload)
+            }
+        };
+    }
+}
+
+/// An error and its causes in one line; of a verifier's log the last line that says something.
+fn explain(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        let said = log
+            .lines()
+            .map(str::trim)
+            .rfind(|line| !line.is_empty() && !line.starts_with("processed "));
+        return said.map_or_else(
+            || format!("the kernel refuses the program: {io_error}"),
+            |line| format!("the kernel refuses the program: {io_error}; the verifier says: {line}"),
+        );
+    }
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// An error of the first rung, with the reason and the remedy where they can be told.
+pub fn refused(what: &str, error: impl Into<Box<dyn Error + Send + Sync>>, host: &Host) -> ProbeError {
+    let error: Box<dyn Error + Send + Sync> = error.into();
+    match host.why_refused() {
+        Some(advice) => ProbeError::Refused { what: what.to_owned(), source: error, advice },
+        None => match error.downcast::<ProgramError>() {
+            Ok(error) => object(what, explain(&error)),
+            Err(error) => object(what, error),
+        },
+    }
+}

@@ -1,0 +1,55 @@
+//! What the tracer does to its own process, so that it lives through what it reports and can do
+//! no more than it must.
+
+use std::fs;
+
+use rustix::{
+    mm::{MlockAllFlags, mlockall},
+    thread::{CapabilitySet, CapabilitySets, set_capabilities},
+};
+
+const OOM_SCORE_ADJ: &str = "/proc/self/oom_score_adj";
+
+/// Keeps the OOM killer away from the tracer as far as it is allowed, and returns the value that
+/// holds now. Lowering it takes `CAP_SYS_RESOURCE`.
+pub fn set_oom_score_adj(wanted: Option<i32>) -> Option<i32> {
+    if let Some(wanted) = wanted
+        && let Err(error) = fs::write(OOM_SCORE_ADJ, wanted.to_string())
+    {
+        tracing::warn!(
+            "{OOM_SCORE_ADJ}: cannot be set to {wanted}: {error}; it takes CAP_SYS_RESOURCE. The \
+             tracer itself may become a victim"
+        );
+    }
+    fs::read_to_string(OOM_SCORE_ADJ).ok()?.trim().parse().ok()
+}
+
+/// Locks the tracer's memory, so that it need not be paged in while the node is short of it.
+///
+/// Pages are locked as they are touched, which keeps what is never used out of memory.
+pub fn lock_memory() -> bool {
+    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    match mlockall(flags) {
+        Ok(()) => true,
+        Err(error) => {
+            tracing::warn!(
+                "the tracer's memory cannot be locked: {error}; it takes CAP_IPC_LOCK or a higher \
+                 `ulimit -l`. It works, but may be slow when the node is out of memory"
+            );
+            false
+        }
+    }
+}
+
+/// Gives up all capabilities: once the hooks are attached and the kernel log is open, none is
+/// needed.
+pub fn drop_capabilities() {
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    if let Err(error) = set_capabilities(None, none) {
+        tracing::warn!("the capabilities of this process cannot be dropped: {error}");
+    }
+}

@@ -1,0 +1,519 @@
+//! The running tracer: hooks and kernel log in, records out, until it is told to stop.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    signal::unix::{SignalKind, signal},
+    time::{Instant, sleep_until},
+};
+
+use crate::{
+    event::{
+        Clock, Event, Head, Hook, Limits, Loss, LossPlace, Phase, Reconciliation, Status, Totals,
+        boottime_ns,
+    },
+    format::Format,
+    host::{self, Host},
+    incident::{Assembler, Incident, Joiner, Sources},
+    kernel_log::{self, KmsgReader},
+    probe::{HookSet, Probe, Request},
+    process,
+    sink::{QUEUE_BYTES, Stdout},
+};
+
+/// How long a stopping tracer waits for the reader of its output.
+const STOP_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What to do, validated.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How records are written.
+    pub format: Format,
+    /// Whether colours are used.
+    pub color: bool,
+    /// Stop after this long.
+    pub duration: Option<Duration>,
+    /// Stop after this many kills.
+    pub max_events: Option<u64>,
+    /// A `status` record this often.
+    pub heartbeat: Option<Duration>,
+    /// The hooks that may be used.
+    pub hooks: HookSet,
+    /// How many candidates an event lists.
+    pub candidates: usize,
+    /// Size of the ring buffer, in bytes.
+    pub ring_bytes: u32,
+    /// The tracer's own `oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// Whether the programs log.
+    pub ebpf_log: bool,
+}
+
+/// Why the tracer stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    Signal(&'static str),
+    Duration,
+    MaxEvents,
+    /// The reader of the output has gone.
+    OutputClosed,
+}
+
+impl Stop {
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::Signal(name) => name,
+            Self::Duration => "the duration is over",
+            Self::MaxEvents => "as many kills as asked for",
+            Self::OutputClosed => "the output was closed",
+        }
+    }
+}
+
+/// A descriptor to poll that something else owns.
+struct Readable(RawFd);
+
+impl AsRawFd for Readable {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0
+    }
+}
+
+/// The kernel log, read line by line.
+struct Log {
+    reader: KmsgReader,
+    parser: kernel_log::Parser,
+    buffer: Box<[u8]>,
+    scratch: Vec<u8>,
+}
+
+/// The tracer.
+pub struct Tracer {
+    options: Options,
+    probe: Probe,
+    log: Option<Log>,
+    joiner: Joiner,
+    assembler: Assembler,
+    hooks: Arc<[Hook]>,
+    limits: Limits,
+    output: Stdout,
+    totals: Totals,
+    seq: u64,
+    dropped: u64,
+    dropped_victims: u64,
+    log_gaps: HashMap<LossPlace, u64>,
+    oom_kills_before: Option<u64>,
+}
+
+impl Tracer {
+    /// Attaches the hooks. Within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses the first rung of the ladder, or standard output is closed.
+    pub fn start(options: Options, host: &Host) -> Result<Self> {
+        let output = Stdout::new().context("standard output")?;
+        let (log, log_hook) = open_log(options.hooks);
+        let mut probe = Probe::attach(
+            &Request {
+                hooks: options.hooks,
+                ring_bytes: options.ring_bytes,
+                ebpf_log: options.ebpf_log,
+            },
+            host,
+        )?;
+        let oom_kills_before = host::vmstat_oom_kills();
+        let mut hooks = probe.take_hooks();
+        hooks.push(log_hook);
+        hooks.push(vmstat_hook(oom_kills_before.is_some()));
+
+        let oom_score_adj = process::set_oom_score_adj(options.oom_score_adj);
+        let memory_locked = process::lock_memory();
+        process::drop_capabilities();
+
+        let attached = |name: &str| hooks.iter().any(|hook| hook.attached && hook.name == name);
+        let joiner = Joiner::new(Sources {
+            log: log.is_some(),
+            decision_end: attached("fexit:oom_kill_process")
+                || attached("kretprobe:oom_kill_process"),
+        });
+        let assembler = Assembler {
+            node: Arc::new(host::node()),
+            hooks: hooks.iter().filter(|hook| hook.attached).map(|hook| hook.name.clone()).collect(),
+            run_id: host::random_uuid().context("naming this run")?,
+            page_size: rustix::param::page_size() as u64,
+            max_candidates: options.candidates,
+        };
+        let limits = Limits {
+            ring_buffer_bytes: options.ring_bytes.into(),
+            output_queue_bytes: QUEUE_BYTES as u64,
+            candidates: u32::try_from(options.candidates).unwrap_or(u32::MAX),
+            memory_locked,
+            oom_score_adj,
+        };
+        Ok(Self {
+            options,
+            probe,
+            log,
+            joiner,
+            assembler,
+            hooks: hooks.into(),
+            limits,
+            output,
+            totals: Totals::default(),
+            seq: 0,
+            dropped: 0,
+            dropped_victims: 0,
+            log_gaps: HashMap::new(),
+            oom_kills_before,
+        })
+    }
+
+    /// The hook ladder.
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// Watches until told to stop.
+    ///
+    /// # Errors
+    /// When the output cannot be written, other than because its reader has gone.
+    pub async fn run(mut self) -> Result<()> {
+        let started = Instant::now();
+        let mut interrupt = signal(SignalKind::interrupt()).context("watching SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).context("watching SIGTERM")?;
+        let ring = readable(self.probe.as_raw_fd()).context("watching the ring buffer")?;
+        let kmsg = self
+            .log
+            .as_ref()
+            .map(|log| readable(log.reader.as_raw_fd()))
+            .transpose()
+            .context("watching /dev/kmsg")?;
+        let ends = self.options.duration.map(|duration| started + duration);
+        let mut beats = self.options.heartbeat.map(|period| started + period);
+
+        self.status(Phase::Start, None);
+        let stop = loop {
+            self.step();
+            match self.output.flush_some() {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break Stop::OutputClosed,
+                Err(error) => return Err(error).context("writing to standard output"),
+            }
+            if self.options.max_events.is_some_and(|most| self.totals.kills >= most) {
+                break Stop::MaxEvents;
+            }
+            let patience = self.joiner.deadline_ns().map(|deadline| {
+                Instant::now() + Duration::from_nanos(deadline.saturating_sub(boottime_ns()))
+            });
+            tokio::select! {
+                biased;
+                _ = interrupt.recv() => break Stop::Signal("SIGINT"),
+                _ = terminate.recv() => break Stop::Signal("SIGTERM"),
+                ready = ring.readable(), if self.output.has_room() => {
+                    ready.context("watching the ring buffer")?.clear_ready();
+                }
+                ready = poll(kmsg.as_ref()) => {
+                    ready.context("watching /dev/kmsg")?.clear_ready();
+                }
+                written = self.output.flush_when_writable(), if !self.output.is_idle() => {
+                    match written {
+                        Ok(()) => {}
+                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                            break Stop::OutputClosed;
+                        }
+                        Err(error) => return Err(error).context("writing to standard output"),
+                    }
+                }
+                () = until(patience) => {}
+                () = until(ends) => break Stop::Duration,
+                () = until(beats) => {
+                    beats = self.options.heartbeat.map(|period| Instant::now() + period);
+                    self.status(Phase::Heartbeat, None);
+                }
+            }
+        };
+        self.finish(stop).await
+    }
+
+    /// Takes everything there is to take, and queues what it makes.
+    fn step(&mut self) {
+        loop {
+            self.read_log();
+            let mut took = false;
+            while self.output.has_room()
+                && let Some(record) = self.probe.next_record()
+            {
+                took = true;
+                match record {
+                    Ok(record) => self.joiner.record(record, boottime_ns()),
+                    Err(error) => tracing::error!(%error, "the programs sent what is no record"),
+                }
+                // The line "Killed process …" follows the mark within microseconds; what is
+                // complete goes out before the next record is taken.
+                self.read_log();
+                self.emit();
+            }
+            self.losses();
+            self.emit();
+            if !took {
+                break;
+            }
+        }
+        self.probe.flush_log();
+    }
+
+    fn read_log(&mut self) {
+        let Some(log) = &mut self.log else { return };
+        let now = boottime_ns();
+        let Log { reader, parser, buffer, scratch } = log;
+        let mut outputs = Vec::new();
+        let read = reader.read_available(buffer, |entry| match entry {
+            kernel_log::Entry::Record(record) => {
+                if let Some(line) = record.kernel_line(scratch) {
+                    parser.feed(&line, &mut |output| outputs.push(output));
+                }
+            }
+            kernel_log::Entry::Gap { missing } => {
+                parser.gap(missing, &mut |output| outputs.push(output));
+            }
+            kernel_log::Entry::Invalid(error) => {
+                tracing::debug!(%error, "/dev/kmsg");
+            }
+        });
+        for output in outputs {
+            if let kernel_log::Output::Gap { missing } = output {
+                self.loss(LossPlace::KernelLog, missing, 0);
+            }
+            self.joiner.log(output, now);
+        }
+        if let Err(error) = read {
+            tracing::warn!(%error, "reading /dev/kmsg failed; going on without the kernel log");
+            self.log = None;
+        }
+    }
+
+    fn emit(&mut self) {
+        while let Some(incident) = self.joiner.next(boottime_ns()) {
+            let clock = Clock::now();
+            let event = match &incident {
+                Incident::Kill(kill) => {
+                    let counter = if kill.victim.killed {
+                        &mut self.totals.kills
+                    } else {
+                        &mut self.totals.marks
+                    };
+                    *counter += 1;
+                    self.assembler.kill(kill, clock, host::memory_sizes())
+                }
+                Incident::Outcome(outcome) => {
+                    self.totals.outcomes += 1;
+                    self.assembler.outcome(outcome, clock)
+                }
+            };
+            self.write(event);
+        }
+    }
+
+    fn write(&mut self, mut event: Event) {
+        event.head_mut().seq = self.seq;
+        self.seq += 1;
+        self.options.format.write(&event, self.options.color, self.output.queue());
+    }
+
+    fn head(&self, name: &str) -> Head {
+        let id = format!("{}-{}-{name}", self.assembler.run_id, self.seq);
+        self.assembler.head(id, boottime_ns(), Clock::now())
+    }
+
+    /// Declares what the programs could not send.
+    fn losses(&mut self) {
+        let counters = self.probe.counters();
+        let dropped = counters.dropped.iter().sum::<u64>();
+        if dropped == self.dropped {
+            return;
+        }
+        let victims = counters.dropped[oomtrace_common::RecordKind::Victim as usize];
+        let lost = dropped - self.dropped;
+        let lost_victims = victims - self.dropped_victims;
+        (self.dropped, self.dropped_victims) = (dropped, victims);
+        self.joiner.lost();
+        self.loss(LossPlace::RingBuffer, Some(lost), lost_victims);
+    }
+
+    fn loss(&mut self, place: LossPlace, lost: Option<u64>, lost_victims: u64) {
+        let total = self.log_gaps.entry(place).or_default();
+        *total += lost.unwrap_or(0);
+        let lost_total = *total;
+        if place == LossPlace::RingBuffer {
+            self.totals.lost += lost.unwrap_or(0);
+        }
+        let head = self.head("loss");
+        let reconciliation = self.reconcile();
+        self.write(Event::Loss(Box::new(Loss {
+            head,
+            place,
+            lost,
+            lost_victims,
+            lost_total,
+            reconciliation,
+        })));
+    }
+
+    /// The kernel's count beside ours. It counts a kill just before it is marked, so while kills
+    /// are under way it is ahead.
+    fn reconcile(&self) -> Option<Reconciliation> {
+        let counted = host::vmstat_oom_kills()?.checked_sub(self.oom_kills_before?)?;
+        let (seen, repeated, lost) =
+            (self.totals.kills, self.joiner.repeated(), self.dropped_victims);
+        Some(Reconciliation {
+            kernel_oom_kills: counted,
+            seen,
+            repeated,
+            lost,
+            unaccounted: counted.cast_signed() - (seen + repeated + lost).cast_signed(),
+        })
+    }
+
+    fn status(&mut self, phase: Phase, reason: Option<&str>) {
+        self.totals.kernel_reports = self.joiner.reports();
+        let status = Status {
+            head: self.head("status"),
+            phase,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            hooks: Arc::clone(&self.hooks),
+            limits: self.limits.clone(),
+            totals: self.totals.clone(),
+            reconciliation: self.reconcile(),
+            resident_bytes: host::resident_bytes(),
+            reason: reason.map(str::to_owned),
+        };
+        self.write(Event::Status(Box::new(status)));
+    }
+
+    /// Takes what is left, says goodbye, and waits a while for the reader.
+    async fn finish(mut self, stop: Stop) -> Result<()> {
+        if stop == Stop::OutputClosed {
+            return Ok(());
+        }
+        let deadline = Instant::now() + STOP_PATIENCE;
+        loop {
+            self.step();
+            if let Err(error) = self.output.flush_some() {
+                return closed_is_fine(error);
+            }
+            let counts = self.reconcile();
+            let settled = counts.is_none_or(|counts| counts.unaccounted <= 0);
+            if (settled && self.joiner.deadline_ns().is_none()) || Instant::now() >= deadline {
+                break;
+            }
+            // Kills that the kernel has counted and not marked yet, or a log line on its way.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            if self.settle_time_over(deadline) {
+                break;
+            }
+        }
+        self.probe.detach();
+        self.step();
+        self.status(Phase::Stop, Some(stop.reason()));
+        while !self.output.is_idle() {
+            let written = tokio::time::timeout_at(deadline, self.output.flush_when_writable()).await;
+            match written {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return closed_is_fine(error),
+                Err(_) => anyhow::bail!(
+                    "standard output: nobody reads it; {} bytes of records could not be written \
+                     within {} s",
+                    self.output.queue().len(),
+                    STOP_PATIENCE.as_secs(),
+                ),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether waiting for the kernel's counter has been long enough: kills under way take
+    /// microseconds.
+    fn settle_time_over(&self, deadline: Instant) -> bool {
+        const SETTLE: Duration = Duration::from_millis(100);
+        self.joiner.deadline_ns().is_none()
+            && Instant::now() + STOP_PATIENCE >= deadline + SETTLE
+    }
+}
+
+fn closed_is_fine(error: io::Error) -> Result<()> {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return Ok(());
+    }
+    Err(error).context("writing to standard output")
+}
+
+fn open_log(hooks: HookSet) -> (Option<Log>, Hook) {
+    let adds = "constraint, limit and candidates, where no hook tells them";
+    let fact = |reason: Option<String>| Hook {
+        name: "kmsg".to_owned(),
+        attached: reason.is_none(),
+        adds: adds.to_owned(),
+        reason,
+    };
+    if !hooks.has("kmsg") {
+        return (None, fact(Some("not among --hooks".to_owned())));
+    }
+    match KmsgReader::open() {
+        Ok(reader) => {
+            let log = Log {
+                reader,
+                parser: kernel_log::Parser::default(),
+                buffer: vec![0; kernel_log::BUFFER_BYTES].into(),
+                scratch: Vec::new(),
+            };
+            (Some(log), fact(None))
+        }
+        Err(error) => {
+            let advice = if error.kind() == io::ErrorKind::PermissionDenied {
+                "; it takes CAP_SYSLOG, or kernel.dmesg_restrict=0 and the right to read /dev/kmsg"
+            } else {
+                ""
+            };
+            (None, fact(Some(format!("/dev/kmsg: {error}{advice}"))))
+        }
+    }
+}
+
+fn vmstat_hook(there: bool) -> Hook {
+    Hook {
+        name: "vmstat:oom_kill".to_owned(),
+        attached: there,
+        adds: "the kernel's count, to reconcile with".to_owned(),
+        reason: (!there).then(|| "/proc/vmstat has no oom_kill".to_owned()),
+    }
+}
+
+fn readable(fd: RawFd) -> io::Result<AsyncFd<Readable>> {
+    AsyncFd::with_interest(Readable(fd), Interest::READABLE)
+}
+
+/// Waits for a descriptor that may not be there.
+async fn poll(
+    fd: Option<&AsyncFd<Readable>>,
+) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, Readable>> {
+    match fd {
+        Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a moment that may never come.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
