@@ -2,7 +2,7 @@
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
 use oomtrace_common::{
-    ABSENT, CANDIDATE_SLOTS, CandidateList, DecisionEnd, DecisionRecord, RecordKind,
+    CANDIDATE_SLOTS, CandidateList, DecisionEnd, DecisionRecord, RecordKind,
 };
 
 use crate::{
@@ -56,22 +56,18 @@ pub fn scored(task: Address, points: i64) {
     };
     let Some(item) = list.items.get_mut(place) else { return };
     item.points = points;
-    item.pid = task.read(offset!(task_tgid)).unwrap_or(0);
-    item.uid = task
-        .follow(offset!(task_real_cred))
-        .and_then(|cred| cred.read(offset!(cred_uid)))
-        .unwrap_or(u32::MAX);
+    item.pid = task.read(offset!(task_tgid));
+    item.uid = kernel::uid(task);
     item.oom_score_adj = kernel::oom_score_adj(task);
-    item.comm = task.read(offset!(task_comm)).unwrap_or([0; 16]);
-    item.cgroup_id = kernel::memory_cgroup(task)
-        .and_then(|cgroup| cgroup.follow(offset!(cgroup_kn)))
-        .and_then(|kn| kn.read(offset!(kernfs_id)))
-        .unwrap_or(0);
+    item.comm = task.read(offset!(task_comm));
+    item.cgroup_id =
+        kernel::memory_cgroup(task).follow(offset!(cgroup_kn)).read(offset!(kernfs_id));
     item.pad = 0;
-    match kernel::address_space(task) {
-        Some(mm) => kernel::describe_memory(mm, &mut item.memory),
+    let mm = kernel::address_space(task);
+    kernel::describe_memory(mm, &mut item.memory);
+    if mm.is_null() {
         // The leader has exited and another thread holds the address space.
-        None => item.memory.total_vm_pages = u64::MAX,
+        item.memory.total_vm_pages = u64::MAX;
     }
     if list.listed as usize == CANDIDATE_SLOTS {
         find_lowest(decision, list);
@@ -129,16 +125,11 @@ pub fn decided(oc: Address, message: Address) {
     let WithTail { used, record, tail, .. } = unsafe { &mut *slot };
     describe(oc, message, record);
     let mut tail = Tail::new(tail, used);
-    let memcg = oc.follow(offset!(oc_memcg));
-    let cgroup = memcg.and_then(|memcg| {
-        if offset!(memcg_css) == ABSENT {
-            return None;
-        }
-        Address(memcg.0 + u64::from(offset!(memcg_css))).follow(offset!(css_cgroup))
-    });
-    let kn = cgroup.and_then(|cgroup| cgroup.follow(offset!(cgroup_kn)));
-    record.memcg_id = kn.and_then(|kn| kn.read(offset!(kernfs_id))).unwrap_or(0);
-    record.hierarchy_id = cgroup.and_then(kernel::hierarchy_id).unwrap_or(0);
+    let cgroup =
+        oc.follow(offset!(oc_memcg)).member(offset!(memcg_css)).follow(offset!(css_cgroup));
+    let kn = cgroup.follow(offset!(cgroup_kn));
+    record.memcg_id = kn.read(offset!(kernfs_id));
+    record.hierarchy_id = kernel::hierarchy_id(cgroup);
     record.paths.cut = u32::from(!tail.push_kernfs(kn));
     record.paths.cgroup_bytes = tail.used();
     record.paths.trigger_bytes = 0;
@@ -151,23 +142,20 @@ pub fn decided(oc: Address, message: Address) {
 
 #[inline(always)]
 fn describe(oc: Address, message: Address, record: &mut DecisionRecord) {
-    record.gfp_mask = oc.read(offset!(oc_gfp_mask)).unwrap_or(0);
-    record.order = oc.read(offset!(oc_order)).unwrap_or(0);
-    record.constraint = oc.read(offset!(oc_constraint)).unwrap_or(u32::MAX);
-    record.total_pages = oc.read(offset!(oc_totalpages)).unwrap_or(0);
-    record.chosen_points = oc.read(offset!(oc_chosen_points)).unwrap_or(0);
-    record.chosen_pid = oc
-        .follow(offset!(oc_chosen))
-        .and_then(|task| task.read(offset!(task_tgid)))
-        .unwrap_or(0);
+    record.gfp_mask = oc.read(offset!(oc_gfp_mask));
+    record.order = oc.read(offset!(oc_order));
+    record.constraint = oc.read(offset!(oc_constraint));
+    record.total_pages = oc.read(offset!(oc_totalpages));
+    record.chosen_points = oc.read(offset!(oc_chosen_points));
+    record.chosen_pid = oc.follow(offset!(oc_chosen)).read(offset!(task_tgid));
     record.trigger_tid = bpf_get_current_pid_tgid() as u32;
-    let memcg = oc.follow(offset!(oc_memcg)).unwrap_or(Address(0));
+    let memcg = oc.follow(offset!(oc_memcg));
     record.has_memcg = u32::from(!memcg.is_null());
-    record.usage_pages = memcg.read(offset!(memcg_memory_usage)).unwrap_or(0);
-    record.max_pages = memcg.read(offset!(memcg_memory_max)).unwrap_or(0);
-    record.swap_usage_pages = memcg.read(offset!(memcg_swap_usage)).unwrap_or(0);
-    record.swap_max_pages = memcg.read(offset!(memcg_swap_max)).unwrap_or(0);
-    record.oom_group = memcg.read::<u8>(offset!(memcg_oom_group)).unwrap_or(0).into();
+    record.usage_pages = memcg.read(offset!(memcg_memory_usage));
+    record.max_pages = memcg.read(offset!(memcg_memory_max));
+    record.swap_usage_pages = memcg.read(offset!(memcg_swap_usage));
+    record.swap_max_pages = memcg.read(offset!(memcg_swap_max));
+    record.oom_group = memcg.read::<u8>(offset!(memcg_oom_group)).into();
     record.message = [0; 64];
     // SAFETY: the helper refuses addresses that cannot be read.
     unsafe {

@@ -66,13 +66,14 @@ impl<'a> Tail<'a> {
 
     /// Copies the path of a cgroup's kernfs node; false when its outermost part is missing.
     #[inline(always)]
-    pub fn push_kernfs(&mut self, node: Option<Address>) -> bool {
-        let Some(mut node) = node else { return true };
+    pub fn push_kernfs(&mut self, mut node: Address) -> bool {
         for _ in 0..MAX_DEPTH {
             // The root of the hierarchy has no parent, and no name worth telling.
-            let Some(parent) = node.follow(offset!(kernfs_parent)) else { return true };
-            let Some(name) = node.follow(offset!(kernfs_name)) else { return false };
-            if !self.push(name) {
+            let parent = node.follow(offset!(kernfs_parent));
+            if parent.is_null() {
+                return true;
+            }
+            if !self.push(node.follow(offset!(kernfs_name))) {
                 return false;
             }
             node = parent;
@@ -84,33 +85,26 @@ impl<'a> Tail<'a> {
     /// outermost part is missing.
     #[inline(always)]
     pub fn push_file(&mut self, file: Address) -> bool {
-        let (Some(mut dentry), Some(mut mnt)) =
-            (file.follow(offset!(file_path_dentry)), file.follow(offset!(file_path_mnt)))
-        else {
-            return false;
-        };
+        let mut dentry = file.follow(offset!(file_path_dentry));
+        let mut mnt = file.follow(offset!(file_path_mnt));
         for depth in 0..MAX_DEPTH {
-            if mnt.follow(offset!(vfsmount_root)) == Some(dentry) {
-                let mount = Address(mnt.0 - u64::from(offset!(mount_mnt)));
-                let Some(parent) = mount.follow(offset!(mount_parent)) else { return false };
-                let Some(mountpoint) = mount.follow(offset!(mount_mountpoint)) else {
-                    return false;
-                };
+            if mnt.follow(offset!(vfsmount_root)) == dentry {
+                let mount = mnt.container(offset!(mount_mnt));
+                let parent = mount.follow(offset!(mount_parent));
                 if parent == mount {
-                    return true;
+                    return !mount.is_null();
                 }
-                dentry = mountpoint;
-                mnt = Address(parent.0 + u64::from(offset!(mount_mnt)));
+                dentry = mount.follow(offset!(mount_mountpoint));
+                mnt = parent.member(offset!(mount_mnt));
                 continue;
             }
-            let Some(parent) = dentry.follow(offset!(dentry_parent)) else { return false };
-            let Some(name) = dentry.follow(offset!(dentry_name)) else { return false };
+            let parent = dentry.follow(offset!(dentry_parent));
             let rootless = parent == dentry;
             // A file that was never in a directory (memfd) is its own parent, but has a name.
             if rootless && depth > 0 {
                 return true;
             }
-            if !self.push(name) {
+            if !self.push(dentry.follow(offset!(dentry_name))) {
                 return false;
             }
             if rootless {

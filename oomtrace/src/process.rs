@@ -24,6 +24,15 @@ pub fn set_oom_score_adj(wanted: Option<i32>) -> Option<i32> {
     fs::read_to_string(OOM_SCORE_ADJ).ok()?.trim().parse().ok()
 }
 
+/// Gives memory that was needed for the start only back to the system.
+pub fn release_memory() {
+    // SAFETY: the function has no preconditions.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Locks the tracer's memory, so that it need not be paged in while the node is short of it.
 ///
 /// Pages are locked as they are touched, which keeps what is never used out of memory.

@@ -78,15 +78,6 @@ impl Stop {
     }
 }
 
-/// A descriptor to poll that something else owns.
-struct Readable(RawFd);
-
-impl AsRawFd for Readable {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0
-    }
-}
-
 /// The kernel log, read line by line.
 struct Log {
     reader: KmsgReader,
@@ -135,6 +126,7 @@ impl Tracer {
         hooks.push(vmstat_hook(oom_kills_before.is_some()));
 
         let oom_score_adj = process::set_oom_score_adj(options.oom_score_adj);
+        process::release_memory();
         let memory_locked = process::lock_memory();
         process::drop_capabilities();
 
@@ -496,14 +488,16 @@ fn vmstat_hook(there: bool) -> Hook {
     }
 }
 
-fn readable(fd: RawFd) -> io::Result<AsyncFd<Readable>> {
-    AsyncFd::with_interest(Readable(fd), Interest::READABLE)
+/// Polls a descriptor that something else owns.
+fn readable(fd: RawFd) -> io::Result<AsyncFd<RawFd>> {
+    // SAFETY: the tracer keeps the descriptor open for as long as it runs.
+    unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// Waits for a descriptor that may not be there.
 async fn poll(
-    fd: Option<&AsyncFd<Readable>>,
-) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, Readable>> {
+    fd: Option<&AsyncFd<RawFd>>,
+) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, RawFd>> {
     match fd {
         Some(fd) => fd.readable().await,
         None => std::future::pending().await,

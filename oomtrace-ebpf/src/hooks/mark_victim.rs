@@ -30,7 +30,7 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
         // Only the thread id is passed. The task is the one just killed, or the current one.
         let tid: u32 = ctx.arg(0);
         match killed.map(Address) {
-            Some(task) if task.read(offset!(task_pid)) == Some(tid) => (task, true),
+            Some(task) if task.read::<u32>(offset!(task_pid)) == tid => (task, true),
             _ if tid == by as u32 => (current(), false),
             _ => (Address(0), false),
         }
@@ -50,10 +50,10 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     kernel::describe_task(current(), &mut record.trigger);
     kernel::describe_levels(task, record);
     let mm = kernel::address_space(task);
-    if let Some(mm) = mm {
+    if !mm.is_null() {
         record.flags |= VICTIM_HAS_MM;
-        kernel::describe_memory(mm, &mut record.memory);
     }
+    kernel::describe_memory(mm, &mut record.memory);
 
     let mut tail = Tail::new(tail, used);
     record.paths.cut = 0;
@@ -65,9 +65,8 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
         record.paths.cut |= 2;
     }
     record.paths.trigger_bytes = tail.used() - record.paths.cgroup_bytes;
-    if let Some(file) = mm.and_then(|mm| mm.follow(offset!(mm_exe_file)))
-        && !tail.push_file(file)
-    {
+    let file = mm.follow(offset!(mm_exe_file));
+    if !file.is_null() && !tail.push_file(file) {
         record.paths.cut |= 4;
     }
     record.paths.exe_bytes =
@@ -81,7 +80,7 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     }
     if let Some(decision) = maps::decision() {
         decision.last_by = by;
-        decision.last_mm = mm.map_or(0, |mm| mm.0);
+        decision.last_mm = mm.0;
         decision.last_group = u32::from(in_group(record));
     }
     // SAFETY: the record and `used` bytes of the tail are filled.
@@ -99,9 +98,7 @@ fn current() -> Address {
 
 #[inline(always)]
 fn push_cgroup(tail: &mut Tail<'_>, task: Address) -> bool {
-    tail.push_kernfs(
-        kernel::memory_cgroup(task).and_then(|cgroup| cgroup.follow(offset!(cgroup_kn))),
-    )
+    tail.push_kernfs(kernel::memory_cgroup(task).follow(offset!(cgroup_kn)))
 }
 
 #[inline(always)]

@@ -15,5 +15,5 @@ use crate::kernel::Address;
 /// A register that the kprobe saved, by its place in `pt_regs`.
 #[inline(always)]
 fn register(ctx: &impl EbpfContext, offset: u32) -> u64 {
-    Address(ctx.as_ptr() as u64).read(offset).unwrap_or(0)
+    Address(ctx.as_ptr() as u64).read(offset)
 }

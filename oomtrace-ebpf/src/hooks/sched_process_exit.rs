@@ -12,16 +12,13 @@ use crate::{
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 fn sched_process_exit(ctx: RawTracePointContext) -> u32 {
     let task = Address(ctx.arg(0));
-    let Some(pid) = task.read::<u32>(offset!(task_tgid)) else { return 0 };
+    let pid: u32 = task.read(offset!(task_tgid));
     // SAFETY: the value is not used.
     if unsafe { DYING.get(pid) }.is_none() {
         return 0;
     }
     // `do_exit` has already counted this thread out of `signal->live`.
-    let live = task
-        .follow(offset!(task_signal))
-        .and_then(|signal| signal.read::<i32>(offset!(signal_live)))
-        .unwrap_or(0);
+    let live: i32 = task.follow(offset!(task_signal)).read(offset!(signal_live));
     if live != 0 {
         return 0;
     }

@@ -42,17 +42,14 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
     // SAFETY: the helper has no preconditions.
     let current = Address(unsafe { bpf_get_current_task() });
     if decision.last_by != by
-        || current.read::<u32>(offset!(task_flags)).unwrap_or(0) & PF_EXITING != 0
+        || current.read::<u32>(offset!(task_flags)) & PF_EXITING != 0
     {
         return 0;
     }
-    let marked = task
-        .follow(offset!(task_signal))
-        .and_then(|signal| signal.follow(offset!(signal_oom_mm)))
-        .is_some();
+    let marked = !task.follow(offset!(task_signal)).follow(offset!(signal_oom_mm)).is_null();
     let role = if marked && (decision.killing == 1 || decision.last_group == 1) {
         REPEAT
-    } else if decision.last_mm != 0 && task.read(offset!(task_mm)) == Some(decision.last_mm) {
+    } else if decision.last_mm != 0 && task.read::<u64>(offset!(task_mm)) == decision.last_mm {
         MM_SHARER
     } else {
         return 0;

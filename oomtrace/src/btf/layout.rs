@@ -51,17 +51,18 @@ pub struct Resolved {
     pub functions: FunctionFacts,
 }
 
-/// Whether a function is in BTF with the parameters the hook relies on (mm/oom_kill.c).
+/// The BTF type ids of the functions that can be hooked: those with the parameters the hook relies
+/// on (mm/oom_kill.c).
 ///
 /// A function that is there may still be inlined everywhere and never fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FunctionFacts {
     /// `oom_kill_process(struct oom_control *, const char *)`.
-    pub oom_kill_process: bool,
+    pub oom_kill_process: Option<u32>,
     /// `oom_badness(struct task_struct *, unsigned long)`.
-    pub oom_badness: bool,
+    pub oom_badness: Option<u32>,
     /// `out_of_memory(struct oom_control *)`.
-    pub out_of_memory: bool,
+    pub out_of_memory: Option<u32>,
 }
 
 /// Fills a [`Layout`] from the kernel's BTF, which was parsed with [`NAMES`].
@@ -158,16 +159,16 @@ fn layout(btf: &Btf<'_>, page_size: u32) -> Result<Layout, BtfError> {
 
 fn functions(btf: &Btf<'_>) -> Result<FunctionFacts, BtfError> {
     // Only the first parameter's type is compared: compilers spell `unsigned long` differently.
-    let is = |function: &str, first: &str, count: usize| match btf.parameters(function) {
-        Ok(Some(found)) => Ok(found.len() == count && found[0] == first),
+    let id = |function: &str, first: &str, count: usize| match btf.parameters(function) {
+        Ok(Some(found)) if found.len() == count && found[0] == first => btf.func_id(function),
         // Static functions of one name with different parameters: no telling which one is hooked.
-        Ok(None) | Err(BtfError::Ambiguous { .. }) => Ok(false),
+        Ok(_) | Err(BtfError::Ambiguous { .. }) => Ok(None),
         Err(error) => Err(error),
     };
     Ok(FunctionFacts {
-        oom_kill_process: is("oom_kill_process", "struct oom_control *", 2)?,
-        oom_badness: is("oom_badness", "struct task_struct *", 2)?,
-        out_of_memory: is("out_of_memory", "struct oom_control *", 1)?,
+        oom_kill_process: id("oom_kill_process", "struct oom_control *", 2)?,
+        oom_badness: id("oom_badness", "struct task_struct *", 2)?,
+        out_of_memory: id("out_of_memory", "struct oom_control *", 1)?,
     })
 }
 

@@ -53,7 +53,7 @@ pub struct Btf<'a> {
     /// Number of types. Ids start at 1.
     count: u32,
     names: &'a [&'a str],
-    /// Index into `names`, and the offset of a type of that name.
+    /// Index into `names`, and the id of a type of that name.
     named: Vec<(usize, u32)>,
     /// Offset of every enum.
     enums: Vec<u32>,
@@ -97,7 +97,7 @@ impl<'a> Btf<'a> {
                 {
                     for (index, name) in names.iter().enumerate() {
                         if sections.is_named(ty.name, name)? {
-                            btf.named.push((index, offset));
+                            btf.named.push((index, id));
                             bounded(&btf.named)?;
                         }
                     }
@@ -218,12 +218,22 @@ impl<'a> Btf<'a> {
         })
     }
 
-    /// Whether BTF knows a function of that name. It may still have been inlined everywhere.
+    /// The type id of a function that is among the names [`Btf::parse`] was given; `None` if there
+    /// is none of that name, or several, so that the name does not tell which one is meant.
     ///
     /// # Errors
     /// [`BtfError::Malformed`].
-    pub fn func_exists(&self, name: &str) -> Result<bool, BtfError> {
-        Ok(!self.types_named(name, &[kind::FUNC])?.is_empty())
+    pub fn func_id(&self, name: &str) -> Result<Option<u32>, BtfError> {
+        let mut found = None;
+        for (index, id) in &self.named {
+            if self.names[*index] == name
+                && self.by_id(*id)?.kind == kind::FUNC
+                && found.replace(*id).is_some()
+            {
+                return Ok(None);
+            }
+        }
+        Ok(found)
     }
 
     /// The parameter types of a function, or of a typedef of a pointer to one (`btf_trace_*`), as
@@ -485,9 +495,9 @@ impl<'a> Btf<'a> {
     fn types_named(&self, name: &str, kinds: &[u8]) -> Result<Vec<Type>, BtfError> {
         let mut found = Vec::new();
         if let Some(wanted) = self.names.iter().position(|known| *known == name) {
-            for &(index, at) in &self.named {
-                let ty = self.sections.type_at(at as usize)?;
-                if index == wanted && kinds.contains(&ty.kind) {
+            for (_, id) in self.named.iter().filter(|(index, _)| *index == wanted) {
+                let ty = self.by_id(*id)?;
+                if kinds.contains(&ty.kind) {
                     found.push(ty);
                 }
             }

@@ -3,9 +3,10 @@
 use std::{error::Error, fmt::Write as _, str::FromStr};
 
 use aya::{
-    Btf, BtfError, Ebpf,
+    Btf, Ebpf,
     programs::{FEntry, FExit, KProbe, ProgramError, RawTracePoint},
 };
+use aya_obj::btf::{BtfType, Func, FuncLinkage};
 
 use super::{ProbeError, object};
 use crate::{btf::FunctionFacts, event::Hook, host::Host};
@@ -192,14 +193,11 @@ pub struct Rungs<'a> {
 impl Rungs<'_> {
     /// Attaches everything that is allowed and can be had. The victim's hook comes last, so that
     /// whatever it sees, the others have seen too.
-    pub fn climb(
-        &mut self,
-        vmlinux: impl FnOnce() -> Result<Btf, BtfError>,
-    ) -> Result<(), ProbeError> {
+    pub fn climb(&mut self) -> Result<(), ProbeError> {
         self.load(&VICTIM, None).map_err(|error| refused("the hook mark_victim", error, self.host))?;
 
         self.optional(&OUTCOME, "outcome", None);
-        self.decision(vmlinux);
+        self.decision();
 
         for rung in [&SIGNAL, &VICTIM] {
             if rung.program != VICTIM.program {
@@ -214,35 +212,17 @@ impl Rungs<'_> {
     }
 
     /// Rungs 2 to 4: by fentry, else by kprobe.
-    fn decision(&mut self, vmlinux: impl FnOnce() -> Result<Btf, BtfError>) {
-        if !self.functions.oom_kill_process {
+    fn decision(&mut self) {
+        if self.functions.oom_kill_process.is_none() {
             let reason = "this kernel has no function oom_kill_process(struct oom_control *, \
                           const char *) that can be hooked";
             self.skip(FENTRY_DECISION.iter().chain(&FENTRY_CANDIDATES), reason);
             return;
         }
-        let by_fentry = if self.allowed.has("fentry") {
-            match vmlinux() {
-                Ok(btf) => {
-                    self.optional(&FENTRY_DECISION, "fentry", Some(&btf))
-                        && {
-                            self.candidates(&FENTRY_CANDIDATES, Some(&btf));
-                            true
-                        }
-                }
-                Err(error) => {
-                    self.skip(FENTRY_DECISION.iter(), &format!("reading BTF: {error}"));
-                    false
-                }
-            }
-        } else {
-            self.skip(FENTRY_DECISION.iter(), "not among --hooks");
-            false
-        };
-        if by_fentry {
-            return;
-        }
-        if self.optional(&KPROBE_DECISION, "kprobe", None) {
+        let btf = self.allowed.has("fentry").then(|| function_ids(self.functions));
+        if self.optional(&FENTRY_DECISION, "fentry", btf.as_ref()) {
+            self.candidates(&FENTRY_CANDIDATES, btf.as_ref());
+        } else if self.optional(&KPROBE_DECISION, "kprobe", None) {
             self.candidates(&KPROBE_CANDIDATES, None);
         } else {
             let reason = "the decision itself cannot be hooked";
@@ -251,7 +231,7 @@ impl Rungs<'_> {
     }
 
     fn candidates(&mut self, rungs: &[Rung], btf: Option<&Btf>) {
-        if self.functions.oom_badness && self.functions.out_of_memory {
+        if self.functions.oom_badness.is_some() && self.functions.out_of_memory.is_some() {
             self.optional(rungs, "candidates", btf);
         } else {
             let reason = "this kernel has no function oom_badness(struct task_struct *, unsigned \
@@ -335,6 +315,33 @@ impl Rungs<'_> {
     }
 }
 
+/// BTF in which the functions have the type ids they have in the kernel's, and nothing else is.
+///
+/// aya finds the id of a function to hook by its name. The kernel's whole BTF would tell it, too,
+/// at the price of 15 MB and 20 ms.
+fn function_ids(functions: &FunctionFacts) -> Btf {
+    let FunctionFacts { oom_kill_process, oom_badness, out_of_memory } = *functions;
+    let mut wanted: Vec<(u32, &str)> = [
+        (oom_kill_process, "oom_kill_process"),
+        (oom_badness, "oom_badness"),
+        (out_of_memory, "out_of_memory"),
+    ]
+    .into_iter()
+    .filter_map(|(id, name)| Some((id?, name)))
+    .collect();
+    wanted.sort_unstable();
+    let mut btf = Btf::new();
+    let mut next = 1;
+    for (id, name) in wanted {
+        while next < id {
+            next = btf.add_type(BtfType::Unknown) + 1;
+        }
+        let name = btf.add_string(name);
+        next = btf.add_type(BtfType::Func(Func::new(name, 0, FuncLinkage::Static))) + 1;
+    }
+    btf
+}
+
 /// An error and its causes in one line; of a verifier's log the last line that says something.
 fn explain(error: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = error {
@@ -366,5 +373,38 @@ pub fn refused(what: &str, error: impl Into<Box<dyn Error + Send + Sync>>, host:
             Ok(error) => object(what, explain(&error)),
             Err(error) => object(what, error),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aya_obj::btf::BtfKind;
+
+    use super::*;
+
+    /// Functions are found at the ids they have in the kernel, whatever their order; those the
+    /// kernel does not have are not found.
+    #[test]
+    #[expect(clippy::unwrap_used, reason = "a test")]
+    fn functions_keep_their_ids() {
+        let btf = function_ids(&FunctionFacts {
+            oom_kill_process: Some(70_000),
+            oom_badness: Some(3),
+            out_of_memory: None,
+        });
+        let id = |name| btf.id_by_type_name_kind(name, BtfKind::Func);
+        assert_eq!(id("oom_kill_process").unwrap(), 70_000);
+        assert_eq!(id("oom_badness").unwrap(), 3);
+        assert!(id("out_of_memory").is_err());
+    }
+
+    /// `--hooks` takes the names it lists, and says so of others.
+    #[test]
+    #[expect(clippy::unwrap_used, reason = "a test")]
+    fn hook_lists() {
+        let set: HookSet = "kmsg, outcome".parse().unwrap();
+        assert!(set.has("raw_tp") && set.has("kmsg") && set.has("outcome") && !set.has("fentry"));
+        assert_eq!("all".parse::<HookSet>().unwrap(), HookSet::ALL);
+        assert!("ptrace".parse::<HookSet>().unwrap_err().to_string().contains("fentry"));
     }
 }

@@ -11,10 +11,11 @@ mod ladder;
 use std::os::fd::{AsRawFd, RawFd};
 
 use aya::{
-    Btf, Ebpf, EbpfLoader,
+    Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
 };
 use oomtrace_common::{Counters, Layout};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
 use self::{
@@ -88,19 +89,19 @@ impl Probe {
     /// When the kernel has no BTF, lacks a required member, or refuses the first rung. A higher
     /// rung that does not load is a fact in [`Probe::hooks`], not an error.
     pub fn attach(request: &Request, host: &Host) -> Result<Self, ProbeError> {
-        let vmlinux = btf::load(btf::VMLINUX.as_ref())?;
         let page_size = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
-        let resolved =
-            btf::resolve(&btf::Btf::parse(&vmlinux, btf::NAMES)?, page_size, host.kernel_or_unknown())?;
+        let resolved = {
+            let vmlinux = btf::load(btf::VMLINUX.as_ref())?;
+            let vmlinux = btf::Btf::parse(&vmlinux, btf::NAMES)?;
+            btf::resolve(&vmlinux, page_size, host.kernel_or_unknown())?
+        };
         for member in &resolved.absent {
             tracing::debug!(member, "this kernel's BTF does not have an optional member");
         }
 
         let layout = LayoutData(resolved.layout);
         let log_level: u8 = if request.ebpf_log { aya_log::Level::Debug as u8 } else { 0 };
-        let mut ebpf = EbpfLoader::new()
-            // The vmlinux BTF would be parsed for relocations, of which a Rust object has none.
-            .btf(None)
+        let mut ebpf = loader()
             .override_global("LAYOUT", &layout, true)
             .override_global(aya_log::LEVEL, &log_level, false)
             .map_max_entries("RECORDS", request.ring_bytes)
@@ -115,7 +116,7 @@ impl Probe {
             functions: &resolved.functions,
             host,
         };
-        rungs.climb(|| Btf::parse(&vmlinux, aya::Endianness::default()))?;
+        rungs.climb()?;
 
         let ring = take_map(&mut ebpf, "RECORDS")?;
         let ring = RingBuf::try_from(ring).map_err(|error| object("the ring buffer", error))?;
@@ -164,6 +165,24 @@ impl AsRawFd for Probe {
     fn as_raw_fd(&self) -> RawFd {
         self.ring.as_raw_fd()
     }
+}
+
+/// A loader that has not read the kernel's BTF.
+///
+/// `EbpfLoader::new` parses all of it for relocations, of which a Rust object has none; it takes
+/// 15 MB and a third of the start, and goes without when the file cannot be opened. So no file can
+/// be opened while it tries. This process has no other thread yet.
+fn loader<'a>() -> EbpfLoader<'a> {
+    let limits = getrlimit(Resource::Nofile);
+    let lowered = setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limits });
+    let mut loader = EbpfLoader::new();
+    if lowered.is_ok()
+        && let Err(error) = setrlimit(Resource::Nofile, limits)
+    {
+        tracing::warn!("the limit on open files cannot be raised again: {error}");
+    }
+    loader.btf(None);
+    loader
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, ProbeError> {

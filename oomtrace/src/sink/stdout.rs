@@ -52,7 +52,11 @@ impl Stdout {
                 .open("/proc/self/fd/1")
         });
         let target = match reopened {
-            Some(Ok(file)) => Target::Polled(AsyncFd::with_interest(file, Interest::WRITABLE)?),
+            Some(Ok(file)) => {
+                // SAFETY: the file is open until it is dropped together with its registration.
+                let file = unsafe { AsyncFd::register_with_interest(file, Interest::WRITABLE) };
+                Target::Polled(file.map_err(io::Error::from)?)
+            }
             Some(Err(error)) => {
                 tracing::debug!(%error, "standard output cannot be opened anew; it may block");
                 Target::Blocking(file)
