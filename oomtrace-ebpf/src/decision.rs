@@ -1,9 +1,7 @@
 //! What the fentry and the kprobe variants of a hook have in common.
 
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
-use oomtrace_common::{
-    CANDIDATE_SLOTS, CandidateList, DecisionEnd, DecisionRecord, RecordKind,
-};
+use oomtrace_common::{CANDIDATE_SLOTS, CandidateList, DecisionEnd, DecisionRecord, RecordKind};
 
 use crate::{
     kernel::{self, Address, offset},
@@ -17,7 +15,9 @@ const NOT_ELIGIBLE: i64 = i64::MIN;
 /// `out_of_memory` was entered: candidates are scored from here on.
 #[inline(always)]
 pub fn begin() {
-    let Some(decision) = maps::decision() else { return };
+    let Some(decision) = maps::decision() else {
+        return;
+    };
     decision.owner = bpf_get_current_pid_tgid();
     // SAFETY: the helper has no preconditions.
     decision.began_ns = unsafe { bpf_ktime_get_boot_ns() };
@@ -41,7 +41,9 @@ pub fn scored(task: Address, points: i64) {
     if points == NOT_ELIGIBLE || maps::own_decision().is_none_or(|own| own.killing == 1) {
         return;
     }
-    let Some(decision) = maps::decision() else { return };
+    let Some(decision) = maps::decision() else {
+        return;
+    };
     let Some(list) = candidates() else { return };
     list.total = list.total.wrapping_add(1);
     let listed = list.listed as usize;
@@ -54,14 +56,17 @@ pub fn scored(task: Address, points: i64) {
         // Among equals the later one stays, as in the kernel's own choice.
         decision.lowest_slot as usize
     };
-    let Some(item) = list.items.get_mut(place) else { return };
+    let Some(item) = list.items.get_mut(place) else {
+        return;
+    };
     item.points = points;
     item.pid = task.read(offset!(task_tgid));
     item.uid = kernel::uid(task);
     item.oom_score_adj = kernel::oom_score_adj(task);
     item.comm = task.read(offset!(task_comm));
-    item.cgroup_id =
-        kernel::memory_cgroup(task).follow(offset!(cgroup_kn)).read(offset!(kernfs_id));
+    item.cgroup_id = kernel::memory_cgroup(task)
+        .follow(offset!(cgroup_kn))
+        .read(offset!(kernfs_id));
     item.pad = 0;
     let mm = kernel::address_space(task);
     kernel::describe_memory(mm, &mut item.memory);
@@ -79,8 +84,12 @@ pub fn scored(task: Address, points: i64) {
 #[inline(always)]
 fn find_lowest(decision: *mut maps::Decision, list: &CandidateList) {
     // SAFETY: `decision` points to a map slot.
-    let (lowest, slot) =
-        unsafe { (&raw mut (*decision).lowest_points, &raw mut (*decision).lowest_slot) };
+    let (lowest, slot) = unsafe {
+        (
+            &raw mut (*decision).lowest_points,
+            &raw mut (*decision).lowest_slot,
+        )
+    };
     // SAFETY: as above.
     unsafe { lowest.write_volatile(i64::MAX) };
     for (index, item) in list.items.iter().enumerate() {
@@ -97,7 +106,9 @@ fn find_lowest(decision: *mut maps::Decision, list: &CandidateList) {
 /// `oom_kill_process(oc, message)` was entered.
 #[inline(always)]
 pub fn decided(oc: Address, message: Address) {
-    let Some(decision) = maps::decision() else { return };
+    let Some(decision) = maps::decision() else {
+        return;
+    };
     let current = bpf_get_current_pid_tgid();
     if decision.owner != current {
         // `out_of_memory` is not hooked.
@@ -120,13 +131,19 @@ pub fn decided(oc: Address, message: Address) {
         list.listed = 0;
     }
 
-    let Some(slot) = DECIDED.get_ptr_mut(0) else { return };
+    let Some(slot) = DECIDED.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: guarded by `oom_lock`, like all single-slot maps.
-    let WithTail { used, record, tail, .. } = unsafe { &mut *slot };
+    let WithTail {
+        used, record, tail, ..
+    } = unsafe { &mut *slot };
     describe(oc, message, record);
     let mut tail = Tail::new(tail, used);
-    let cgroup =
-        oc.follow(offset!(oc_memcg)).member(offset!(memcg_css)).follow(offset!(css_cgroup));
+    let cgroup = oc
+        .follow(offset!(oc_memcg))
+        .member(offset!(memcg_css))
+        .follow(offset!(css_cgroup));
     let kn = cgroup.follow(offset!(cgroup_kn));
     record.memcg_id = kn.read(offset!(kernfs_id));
     record.hierarchy_id = kernel::hierarchy_id(cgroup);
@@ -170,11 +187,20 @@ fn describe(oc: Address, message: Address, record: &mut DecisionRecord) {
 /// `oom_kill_process` returned.
 #[inline(always)]
 pub fn done() {
-    let Some(decision) = maps::own_decision() else { return };
-    let record =
-        DecisionEnd { header: maps::header(RecordKind::DecisionEnd, size_of::<DecisionEnd>()) };
+    let Some(decision) = maps::own_decision() else {
+        return;
+    };
+    let record = DecisionEnd {
+        header: maps::header(RecordKind::DecisionEnd, size_of::<DecisionEnd>()),
+    };
     decision.owner = 0;
     decision.killing = 0;
     // SAFETY: a whole record.
-    unsafe { maps::send(RecordKind::DecisionEnd, &raw const record, size_of::<DecisionEnd>()) };
+    unsafe {
+        maps::send(
+            RecordKind::DecisionEnd,
+            &raw const record,
+            size_of::<DecisionEnd>(),
+        )
+    };
 }

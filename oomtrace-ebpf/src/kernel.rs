@@ -56,13 +56,21 @@ impl Address {
     /// The address `offset` bytes before this one, of what this is embedded in.
     #[inline(always)]
     pub fn container(self, offset: u32) -> Self {
-        if offset == ABSENT || self.is_null() { Self(0) } else { Self(self.0 - u64::from(offset)) }
+        if offset == ABSENT || self.is_null() {
+            Self(0)
+        } else {
+            Self(self.0 - u64::from(offset))
+        }
     }
 
     /// The address `offset` bytes behind this one, of what is embedded there.
     #[inline(always)]
     pub fn member(self, offset: u32) -> Self {
-        if offset == ABSENT || self.is_null() { Self(0) } else { Self(self.0 + u64::from(offset)) }
+        if offset == ABSENT || self.is_null() {
+            Self(0)
+        } else {
+            Self(self.0 + u64::from(offset))
+        }
     }
 }
 
@@ -78,7 +86,15 @@ macro_rules! numbers {
         })*
     };
 }
-numbers!(u8 = 0, i16 = 0, i32 = 0, u32 = 0, i64 = 0, u64 = 0, [u8; 16] = [0; 16]);
+numbers!(
+    u8 = 0,
+    i16 = 0,
+    i32 = 0,
+    u32 = 0,
+    i64 = 0,
+    u64 = 0,
+    [u8; 16] = [0; 16]
+);
 
 /// Describes `task`; what cannot be read stays 0.
 #[inline(always)]
@@ -86,10 +102,14 @@ pub fn describe_task(task: Address, out: &mut Task) {
     out.pid = task.read(offset!(task_tgid));
     out.tid = task.read(offset!(task_pid));
     out.flags = task.read(offset!(task_flags));
-    out.ppid = task.follow(offset!(task_real_parent)).read(offset!(task_tgid));
+    out.ppid = task
+        .follow(offset!(task_real_parent))
+        .read(offset!(task_tgid));
     out.uid = uid(task);
     out.oom_score_adj = oom_score_adj(task);
-    out.start_ns = task.follow(offset!(task_group_leader)).read(offset!(task_start_boottime));
+    out.start_ns = task
+        .follow(offset!(task_group_leader))
+        .read(offset!(task_start_boottime));
     out.comm = task.read(offset!(task_comm));
     let cgroup = memory_cgroup(task);
     out.cgroup_id = cgroup.follow(offset!(cgroup_kn)).read(offset!(kernfs_id));
@@ -101,25 +121,34 @@ pub fn describe_task(task: Address, out: &mut Task) {
 #[inline(always)]
 pub fn uid(task: Address) -> u32 {
     let cred = task.follow(offset!(task_real_cred));
-    if cred.is_null() { u32::MAX } else { cred.read(offset!(cred_uid)) }
+    if cred.is_null() {
+        u32::MAX
+    } else {
+        cred.read(offset!(cred_uid))
+    }
 }
 
 /// `task->signal->oom_score_adj`.
 #[inline(always)]
 pub fn oom_score_adj(task: Address) -> i32 {
-    task.follow(offset!(task_signal)).read::<i16>(offset!(signal_oom_score_adj)).into()
+    task.follow(offset!(task_signal))
+        .read::<i16>(offset!(signal_oom_score_adj))
+        .into()
 }
 
 /// `cgroup->root->hierarchy_id`.
 #[inline(always)]
 pub fn hierarchy_id(cgroup: Address) -> u32 {
-    cgroup.follow(offset!(cgroup_root)).read(offset!(cgroup_root_hierarchy_id))
+    cgroup
+        .follow(offset!(cgroup_root))
+        .read(offset!(cgroup_root_hierarchy_id))
 }
 
 /// The task's css of the memory controller: `task->cgroups->subsys[memory_cgrp_id]`.
 #[inline(always)]
 pub fn memory_css(task: Address) -> Address {
-    task.follow(offset!(task_cgroups)).follow(offset!(css_set_memory))
+    task.follow(offset!(task_cgroups))
+        .follow(offset!(css_set_memory))
 }
 
 /// The task's cgroup in the hierarchy of the memory controller.
@@ -132,7 +161,12 @@ pub fn memory_cgroup(task: Address) -> Address {
 #[inline(always)]
 pub fn address_space(task: Address) -> Address {
     let mm = task.follow(offset!(task_mm));
-    if mm.is_null() { task.follow(offset!(task_signal)).follow(offset!(signal_oom_mm)) } else { mm }
+    if mm.is_null() {
+        task.follow(offset!(task_signal))
+            .follow(offset!(signal_oom_mm))
+    } else {
+        mm
+    }
 }
 
 /// One counter of `mm->rss_stat`.
@@ -165,8 +199,11 @@ pub fn describe_levels(task: Address, out: &mut VictimRecord) {
         }
         level.usage_pages = memcg.read(offset!(memcg_memory_usage));
         level.max_pages = memcg.read(offset!(memcg_memory_max));
-        level.flags =
-            if memcg.read::<u8>(offset!(memcg_oom_group)) == 1 { LEVEL_OOM_GROUP } else { 0 };
+        level.flags = if memcg.read::<u8>(offset!(memcg_oom_group)) == 1 {
+            LEVEL_OOM_GROUP
+        } else {
+            0
+        };
         out.level_count += 1;
         css = css.follow(offset!(css_parent));
     }

@@ -42,7 +42,11 @@ impl<'a> Tail<'a> {
     #[inline(always)]
     pub fn bounded(&self) -> usize {
         let used = self.used() as usize;
-        if used > DATA_BYTES + DATA_SLACK { 0 } else { used }
+        if used > DATA_BYTES + DATA_SLACK {
+            0
+        } else {
+            used
+        }
     }
 
     /// Copies one name with its NUL; false when there is no room or it cannot be read.

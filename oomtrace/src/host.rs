@@ -11,8 +11,16 @@ use crate::event::Node;
 /// Capabilities, by the feature that needs them.
 const NEEDED: [(CapabilitySet, &str, &str); 3] = [
     (CapabilitySet::BPF, "CAP_BPF", "to load eBPF programs"),
-    (CapabilitySet::PERFMON, "CAP_PERFMON", "to attach them and to let them read kernel memory"),
-    (CapabilitySet::SYSLOG, "CAP_SYSLOG", "to read the kernel log"),
+    (
+        CapabilitySet::PERFMON,
+        "CAP_PERFMON",
+        "to attach them and to let them read kernel memory",
+    ),
+    (
+        CapabilitySet::SYSLOG,
+        "CAP_SYSLOG",
+        "to read the kernel log",
+    ),
 ];
 
 /// Facts about the machine and this process.
@@ -155,7 +163,8 @@ pub fn memory_sizes() -> (u64, u64) {
 /// The kernel's count of OOM kills: `oom_kill` in `/proc/vmstat`.
 pub fn vmstat_oom_kills() -> Option<u64> {
     let text = fs::read_to_string("/proc/vmstat").ok()?;
-    text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+    text.lines()
+        .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
 }
 
 /// A random name (`/proc/sys/kernel/random/uuid`).
@@ -163,19 +172,31 @@ pub fn vmstat_oom_kills() -> Option<u64> {
 /// # Errors
 /// When `/proc` is not mounted.
 pub fn random_uuid() -> std::io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?.trim_end().to_owned())
+    Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?
+        .trim_end()
+        .to_owned())
 }
 
 /// Resident memory of this process.
 pub fn resident_bytes() -> Option<u64> {
-    let kilobytes: u64 = status_field("VmRSS")?.strip_suffix(" kB")?.trim().parse().ok()?;
+    let kilobytes: u64 = status_field("VmRSS")?
+        .strip_suffix(" kB")?
+        .trim()
+        .parse()
+        .ok()?;
     Some(kilobytes * 1024)
 }
 
 fn status_field(name: &str) -> Option<String> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
-    text.lines()
-        .find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+    text.lines().find_map(|line| {
+        Some(
+            line.strip_prefix(name)?
+                .strip_prefix(':')?
+                .trim()
+                .to_owned(),
+        )
+    })
 }
 
 fn line(path: &str) -> Option<String> {

@@ -100,7 +100,7 @@ pub struct Tracer {
     seq: u64,
     dropped: u64,
     dropped_victims: u64,
-    log_gaps: HashMap<LossPlace, u64>,
+    lost_at: HashMap<LossPlace, u64>,
     oom_kills_before: Option<u64>,
 }
 
@@ -138,7 +138,11 @@ impl Tracer {
         });
         let assembler = Assembler {
             node: Arc::new(host::node()),
-            hooks: hooks.iter().filter(|hook| hook.attached).map(|hook| hook.name.clone()).collect(),
+            hooks: hooks
+                .iter()
+                .filter(|hook| hook.attached)
+                .map(|hook| hook.name.clone())
+                .collect(),
             run_id: host::random_uuid().context("naming this run")?,
             page_size: rustix::param::page_size() as u64,
             max_candidates: options.candidates,
@@ -163,7 +167,7 @@ impl Tracer {
             seq: 0,
             dropped: 0,
             dropped_victims: 0,
-            log_gaps: HashMap::new(),
+            lost_at: HashMap::new(),
             oom_kills_before,
         })
     }
@@ -191,15 +195,21 @@ impl Tracer {
         let ends = self.options.duration.map(|duration| started + duration);
         let mut beats = self.options.heartbeat.map(|period| started + period);
 
-        self.status(Phase::Start, None);
+        self.status(Phase::Start, None, self.reconcile());
         let stop = loop {
             self.step();
             match self.output.flush_some() {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break Stop::OutputClosed,
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    break Stop::OutputClosed;
+                }
                 Err(error) => return Err(error).context("writing to standard output"),
             }
-            if self.options.max_events.is_some_and(|most| self.totals.kills >= most) {
+            if self
+                .options
+                .max_events
+                .is_some_and(|most| self.totals.kills >= most)
+            {
                 break Stop::MaxEvents;
             }
             let patience = self.joiner.deadline_ns().map(|deadline| {
@@ -228,7 +238,7 @@ impl Tracer {
                 () = until(ends) => break Stop::Duration,
                 () = until(beats) => {
                     beats = self.options.heartbeat.map(|period| Instant::now() + period);
-                    self.status(Phase::Heartbeat, None);
+                    self.status(Phase::Heartbeat, None, self.reconcile());
                 }
             }
         };
@@ -265,7 +275,12 @@ impl Tracer {
     fn read_log(&mut self) {
         let Some(log) = &mut self.log else { return };
         let now = boottime_ns();
-        let Log { reader, parser, buffer, scratch } = log;
+        let Log {
+            reader,
+            parser,
+            buffer,
+            scratch,
+        } = log;
         let mut outputs = Vec::new();
         let read = reader.read_available(buffer, |entry| match entry {
             kernel_log::Entry::Record(record) => {
@@ -317,7 +332,9 @@ impl Tracer {
     fn write(&mut self, mut event: Event) {
         event.head_mut().seq = self.seq;
         self.seq += 1;
-        self.options.format.write(&event, self.options.color, self.output.queue());
+        self.options
+            .format
+            .write(&event, self.options.color, self.output.queue());
     }
 
     fn head(&self, name: &str) -> Head {
@@ -341,7 +358,7 @@ impl Tracer {
     }
 
     fn loss(&mut self, place: LossPlace, lost: Option<u64>, lost_victims: u64) {
-        let total = self.log_gaps.entry(place).or_default();
+        let total = self.lost_at.entry(place).or_default();
         *total += lost.unwrap_or(0);
         let lost_total = *total;
         if place == LossPlace::RingBuffer {
@@ -363,8 +380,11 @@ impl Tracer {
     /// are under way it is ahead.
     fn reconcile(&self) -> Option<Reconciliation> {
         let counted = host::vmstat_oom_kills()?.checked_sub(self.oom_kills_before?)?;
-        let (seen, repeated, lost) =
-            (self.totals.kills, self.joiner.repeated(), self.dropped_victims);
+        let (seen, repeated, lost) = (
+            self.totals.kills,
+            self.joiner.repeated(),
+            self.dropped_victims,
+        );
         Some(Reconciliation {
             kernel_oom_kills: counted,
             seen,
@@ -374,7 +394,12 @@ impl Tracer {
         })
     }
 
-    fn status(&mut self, phase: Phase, reason: Option<&str>) {
+    fn status(
+        &mut self,
+        phase: Phase,
+        reason: Option<&str>,
+        reconciliation: Option<Reconciliation>,
+    ) {
         self.totals.kernel_reports = self.joiner.reports();
         let status = Status {
             head: self.head("status"),
@@ -383,7 +408,7 @@ impl Tracer {
             hooks: Arc::clone(&self.hooks),
             limits: self.limits.clone(),
             totals: self.totals.clone(),
-            reconciliation: self.reconcile(),
+            reconciliation,
             resident_bytes: host::resident_bytes(),
             reason: reason.map(str::to_owned),
         };
@@ -412,11 +437,19 @@ impl Tracer {
                 break;
             }
         }
+        let (seen, counts) = (self.totals.kills, self.reconcile());
         self.probe.detach();
         self.step();
-        self.status(Phase::Stop, Some(stop.reason()));
+        // Kills that the kernel counts from here on are nobody's; those seen on the way out count.
+        let counts = counts.map(|counts| Reconciliation {
+            kernel_oom_kills: counts.kernel_oom_kills + (self.totals.kills - seen),
+            seen: self.totals.kills,
+            ..counts
+        });
+        self.status(Phase::Stop, Some(stop.reason()), counts);
         while !self.output.is_idle() {
-            let written = tokio::time::timeout_at(deadline, self.output.flush_when_writable()).await;
+            let written =
+                tokio::time::timeout_at(deadline, self.output.flush_when_writable()).await;
             match written {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return closed_is_fine(error),
@@ -435,8 +468,7 @@ impl Tracer {
     /// microseconds.
     fn settle_time_over(&self, deadline: Instant) -> bool {
         const SETTLE: Duration = Duration::from_millis(100);
-        self.joiner.deadline_ns().is_none()
-            && Instant::now() + STOP_PATIENCE >= deadline + SETTLE
+        self.joiner.deadline_ns().is_none() && Instant::now() + STOP_PATIENCE >= deadline + SETTLE
     }
 }
 

@@ -38,9 +38,13 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     if live_kill {
         let _ = KILLED.remove(by);
     }
-    let Some(slot) = VICTIM.get_ptr_mut(0) else { return 0 };
+    let Some(slot) = VICTIM.get_ptr_mut(0) else {
+        return 0;
+    };
     // SAFETY: guarded by `oom_lock`, like all single-slot maps.
-    let WithTail { used, record, tail, .. } = unsafe { &mut *slot };
+    let WithTail {
+        used, record, tail, ..
+    } = unsafe { &mut *slot };
     record.flags = if live_kill { VICTIM_LIVE_KILL } else { 0 };
 
     kernel::describe_task(task, &mut record.victim);
@@ -69,8 +73,7 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     if !file.is_null() && !tail.push_file(file) {
         record.paths.cut |= 4;
     }
-    record.paths.exe_bytes =
-        tail.used() - record.paths.cgroup_bytes - record.paths.trigger_bytes;
+    record.paths.exe_bytes = tail.used() - record.paths.cgroup_bytes - record.paths.trigger_bytes;
 
     let pid = record.victim.pid;
     let size = size_of::<VictimRecord>() + tail.bounded();

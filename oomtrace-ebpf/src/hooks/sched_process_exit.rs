@@ -24,7 +24,11 @@ fn sched_process_exit(ctx: RawTracePointContext) -> u32 {
     }
     let _ = DYING.remove(pid);
     let size = size_of::<Exit>();
-    let record = Exit { header: maps::header(RecordKind::Exit, size), pid, pad: 0 };
+    let record = Exit {
+        header: maps::header(RecordKind::Exit, size),
+        pid,
+        pad: 0,
+    };
     // SAFETY: a whole record.
     unsafe { maps::send(RecordKind::Exit, &raw const record, size) };
     0

@@ -37,16 +37,19 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
     let task = Address(ctx.arg(2));
     let _ = KILLED.insert(by, task.0, 0);
 
-    let Some(decision) = maps::decision() else { return 0 };
+    let Some(decision) = maps::decision() else {
+        return 0;
+    };
     // A dying pid namespace kills its members the same way, from an exiting task.
     // SAFETY: the helper has no preconditions.
     let current = Address(unsafe { bpf_get_current_task() });
-    if decision.last_by != by
-        || current.read::<u32>(offset!(task_flags)) & PF_EXITING != 0
-    {
+    if decision.last_by != by || current.read::<u32>(offset!(task_flags)) & PF_EXITING != 0 {
         return 0;
     }
-    let marked = !task.follow(offset!(task_signal)).follow(offset!(signal_oom_mm)).is_null();
+    let marked = !task
+        .follow(offset!(task_signal))
+        .follow(offset!(signal_oom_mm))
+        .is_null();
     let role = if marked && (decision.killing == 1 || decision.last_group == 1) {
         REPEAT
     } else if decision.last_mm != 0 && task.read::<u64>(offset!(task_mm)) == decision.last_mm {

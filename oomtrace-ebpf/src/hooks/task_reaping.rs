@@ -9,7 +9,11 @@ use crate::maps;
 #[inline(always)]
 fn reap(ctx: &RawTracePointContext, step: u32) -> u32 {
     let size = size_of::<Reap>();
-    let record = Reap { header: maps::header(RecordKind::Reap, size), tid: ctx.arg(0), step };
+    let record = Reap {
+        header: maps::header(RecordKind::Reap, size),
+        tid: ctx.arg(0),
+        step,
+    };
     // SAFETY: a whole record.
     unsafe { maps::send(RecordKind::Reap, &raw const record, size) };
     0

@@ -817,7 +817,11 @@ mod resolution {
         for (found, expected) in resolved.layout.members().zip(expected.members()) {
             assert_eq!(found, expected);
         }
-        let FunctionFacts { oom_kill_process, oom_badness, out_of_memory } = resolved.functions;
+        let FunctionFacts {
+            oom_kill_process,
+            oom_badness,
+            out_of_memory,
+        } = resolved.functions;
         for id in [oom_kill_process, oom_badness, out_of_memory] {
             assert!(id.is_some());
         }
@@ -942,7 +946,10 @@ mod resolution {
             };
             let resolved = resolved(&gone).unwrap();
             assert_eq!(resolved.absent.len(), count, "{without}");
-            assert_eq!(resolved.functions.out_of_memory.is_some(), without != "oom_control");
+            assert_eq!(
+                resolved.functions.out_of_memory.is_some(),
+                without != "oom_control"
+            );
         }
     }
 

@@ -50,23 +50,43 @@ struct Diagnosis {
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     super::init_logging(LevelFilter::ERROR);
     let host = Host::read();
-    let request = Request { hooks: HookSet::ALL, ring_bytes: 64 * 1024, ebpf_log: false };
+    let request = Request {
+        hooks: HookSet::ALL,
+        ring_bytes: 64 * 1024,
+        ebpf_log: false,
+    };
     let (hooks, error) = match Probe::attach(&request, &host) {
         Ok(mut probe) => (probe.take_hooks(), None),
-        Err(error) => (Vec::new(), Some(format!("{:#}", anyhow::Error::from(error)))),
+        Err(error) => (
+            Vec::new(),
+            Some(format!("{:#}", anyhow::Error::from(error))),
+        ),
     };
     let kernel_log = KmsgReader::open().err().map(|error| error.to_string());
     let self_test = (args.self_test && error.is_none()).then(self_test::run);
     let works = error.is_none()
-        && self_test.as_ref().is_none_or(|outcome| outcome.checks.iter().all(|check| check.passed));
-    let diagnosis = Diagnosis { works, host, error, hooks, kernel_log, self_test };
+        && self_test
+            .as_ref()
+            .is_none_or(|outcome| outcome.checks.iter().all(|check| check.passed));
+    let diagnosis = Diagnosis {
+        works,
+        host,
+        error,
+        hooks,
+        kernel_log,
+        self_test,
+    };
     let text = if args.json {
         serde_json::to_string_pretty(&diagnosis)? + "\n"
     } else {
         diagnosis.text()
     };
     super::print(text.as_bytes())?;
-    Ok(if works { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if works {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 impl Diagnosis {
@@ -94,9 +114,24 @@ impl Diagnosis {
         let mut row = |name: &str, value: &str| {
             let _ = writeln!(text, "{name:<20} {value}");
         };
-        row("kernel", &format!("{} {}", known(kernel), known(architecture)));
-        row("BTF", if *btf { "yes" } else { "no: the kernel was built without it" });
-        row("lockdown", lockdown.as_deref().unwrap_or("unknown: securityfs does not tell"));
+        row(
+            "kernel",
+            &format!("{} {}", known(kernel), known(architecture)),
+        );
+        row(
+            "BTF",
+            if *btf {
+                "yes"
+            } else {
+                "no: the kernel was built without it"
+            },
+        );
+        row(
+            "lockdown",
+            lockdown
+                .as_deref()
+                .unwrap_or("unknown: securityfs does not tell"),
+        );
         row("seccomp filter", if *seccomp { "yes" } else { "no" });
         row(
             "capabilities",
@@ -116,11 +151,17 @@ impl Diagnosis {
                 crate::host::MemoryController::None => "not mounted",
             },
         );
-        row("kernel log", self.kernel_log.as_deref().unwrap_or("readable"));
+        row(
+            "kernel log",
+            self.kernel_log.as_deref().unwrap_or("readable"),
+        );
         row("dmesg restricted", yes(*dmesg_restrict));
         row("task table in log", yes(*oom_dump_tasks));
         if panic_on_oom.is_some_and(|mode| mode != 0) {
-            row("panic_on_oom", "set: the kernel panics where it would kill, and nothing is seen");
+            row(
+                "panic_on_oom",
+                "set: the kernel panics where it would kill, and nothing is seen",
+            );
         }
 
         text.push_str("\nhooks\n");
@@ -144,7 +185,11 @@ impl Diagnosis {
         let _ = writeln!(
             text,
             "\n{}",
-            if self.works { "oomtrace works here" } else { "oomtrace does not work here" }
+            if self.works {
+                "oomtrace works here"
+            } else {
+                "oomtrace does not work here"
+            }
         );
         text
     }

@@ -100,8 +100,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         (false, _) => LevelFilter::TRACE,
     });
     let stdout = io::stdout();
-    let format =
-        args.format.unwrap_or(if stdout.is_terminal() { Format::Pretty } else { Format::Json });
+    let format = args.format.unwrap_or(if stdout.is_terminal() {
+        Format::Pretty
+    } else {
+        Format::Json
+    });
     let color = match args.color {
         Color::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
         Color::Always => true,
@@ -147,17 +150,25 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let seconds = if text.bytes().all(|byte| byte.is_ascii_digit()) { "s" } else { "" };
-    let parsed: jiff::SignedDuration =
-        format!("{text}{seconds}").parse().map_err(|_| "not a time such as 30s, 10m or 2h")?;
-    parsed.try_into().map_err(|_| "a time cannot be negative".to_owned())
+    let seconds = if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        "s"
+    } else {
+        ""
+    };
+    let parsed: jiff::SignedDuration = format!("{text}{seconds}")
+        .parse()
+        .map_err(|_| "not a time such as 30s, 10m or 2h")?;
+    parsed
+        .try_into()
+        .map_err(|_| "a time cannot be negative".to_owned())
 }
 
 fn candidates(text: &str) -> Result<usize, String> {
     if text == "all" {
         return Ok(usize::MAX);
     }
-    text.parse().map_err(|_| "neither a number nor `all`".to_owned())
+    text.parse()
+        .map_err(|_| "neither a number nor `all`".to_owned())
 }
 
 fn ring_kib(text: &str) -> Result<u32, String> {

@@ -28,6 +28,9 @@ mod tests {
         assert_ne!(id, event_id(boot, 1_001, 42, 7));
         assert_ne!(id, event_id(boot, 1_000, 43, 7));
         assert_ne!(id, event_id(boot, 1_000, 42, 8));
-        assert_ne!(id, event_id("4f2bb5a4-8c5e-4f70-a1a5-7c1b7e3f4a11", 1_000, 42, 7));
+        assert_ne!(
+            id,
+            event_id("4f2bb5a4-8c5e-4f70-a1a5-7c1b7e3f4a11", 1_000, 42, 7)
+        );
     }
 }

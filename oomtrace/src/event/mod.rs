@@ -206,6 +206,8 @@ pub enum Scope {
 pub struct Memcg {
     /// Its path from the root of the memory controller's hierarchy.
     pub path: Option<String>,
+    /// Whether the outermost part of `path` is missing, because the path is too long.
+    pub path_cut: bool,
     /// Its kernfs id: the inode number of its directory.
     pub id: Option<String>,
     /// Memory charged to it.
@@ -532,8 +534,6 @@ pub enum LossPlace {
     /// The kernel overwrote log records before they were read: only what they would have added
     /// to a kill is missing.
     KernelLog,
-    /// Nobody read the output.
-    Output,
 }
 
 /// What the kernel counted and what was seen.

@@ -12,7 +12,9 @@ pub struct Clock {
 impl Clock {
     /// Reads both clocks.
     pub fn now() -> Self {
-        Self { ahead_ns: nanoseconds(ClockId::Realtime) - nanoseconds(ClockId::Boottime) }
+        Self {
+            ahead_ns: nanoseconds(ClockId::Realtime) - nanoseconds(ClockId::Boottime),
+        }
     }
 
     /// Nanoseconds since the Unix epoch of a moment on the boot clock.
@@ -44,7 +46,13 @@ mod tests {
     /// Times are UTC and always have nine fraction digits.
     #[test]
     fn formats_utc() {
-        assert_eq!(rfc3339(1_709_164_800_000_000_000), "2024-02-29T00:00:00.000000000Z");
-        assert_eq!(rfc3339(1_767_225_599_120_000_000), "2025-12-31T23:59:59.120000000Z");
+        assert_eq!(
+            rfc3339(1_709_164_800_000_000_000),
+            "2024-02-29T00:00:00.000000000Z"
+        );
+        assert_eq!(
+            rfc3339(1_767_225_599_120_000_000),
+            "2025-12-31T23:59:59.120000000Z"
+        );
     }
 }

@@ -47,7 +47,9 @@ pub fn oom_score(
         return Some(0);
     }
     let points = points(held, oom_score_adj, Some(node_pages), page_size)?;
-    let scaled = points.checked_mul(1000)?.checked_div(i64::try_from(node_pages).ok()?)?;
+    let scaled = points
+        .checked_mul(1000)?
+        .checked_div(i64::try_from(node_pages).ok()?)?;
     // The kernel divides an unsigned number here; below -1000 it would wrap around, and no task
     // gets there.
     Some((1000 + scaled).max(0) * 2 / 3)
@@ -57,44 +59,73 @@ pub fn oom_score(
 /// `mm/memcontrol.c`): its limit, and of the swap as much as it may have. How much that is depends
 /// on its swappiness, which is not printed; so with swap on the node the answer is unknown.
 pub fn limit_total_pages(limit_bytes: u64, node_swap_bytes: u64, page_size: u64) -> Option<u64> {
-    if node_swap_bytes == 0 { limit_bytes.checked_div(page_size) } else { None }
+    if node_swap_bytes == 0 {
+        limit_bytes.checked_div(page_size)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HELD: Footprint =
-        Footprint { rss_pages: 5_000, swap_pages: 100, pgtables_bytes: 90_112 };
+    const HELD: Footprint = Footprint {
+        rss_pages: 5_000,
+        swap_pages: 100,
+        pgtables_bytes: 90_112,
+    };
 
     /// Each part counts, and the share is that of the decision's total, in whole thousandths.
     #[test]
     fn points_are_the_kernels() {
         assert_eq!(points(HELD, 0, None, 4096), Some(5_122));
         assert_eq!(points(HELD, 1000, Some(5_999), 4096), Some(5_122 + 5_000));
-        assert_eq!(points(HELD, -500, Some(5_000_000), 4096), Some(5_122 - 2_500_000));
+        assert_eq!(
+            points(HELD, -500, Some(5_000_000), 4096),
+            Some(5_122 - 2_500_000)
+        );
         assert_eq!(points(HELD, 1, None, 4096), None, "the total is unknown");
-        assert_eq!(points(HELD, -1000, Some(5_000), 4096), None, "it cannot be chosen");
-        assert_eq!(points(HELD, 0, None, 16_384), Some(5_105), "pages of another size");
+        assert_eq!(
+            points(HELD, -1000, Some(5_000), 4096),
+            None,
+            "it cannot be chosen"
+        );
+        assert_eq!(
+            points(HELD, 0, None, 16_384),
+            Some(5_105),
+            "pages of another size"
+        );
     }
 
-    /// A kernel of 24 GiB shows 666 for a small task at 0, 1333 at 1000 and 0 at -1000.
+    /// A kernel of 24 GiB shows 666 for a small task at 0, 1333 at 1000, 1 at -999 and 0 at -1000.
     #[test]
     fn oom_score_is_procs() {
         let node = 6_171_021;
-        let small = Footprint { rss_pages: 400, swap_pages: 0, pgtables_bytes: 40_960 };
+        let small = Footprint {
+            rss_pages: 400,
+            swap_pages: 0,
+            pgtables_bytes: 40_960,
+        };
         assert_eq!(oom_score(small, 0, node, 4096), Some(666));
         assert_eq!(oom_score(small, 1000, node, 4096), Some(1333));
-        assert_eq!(oom_score(small, -999, node, 4096), Some(0));
+        assert_eq!(oom_score(small, -999, node, 4096), Some(1));
         assert_eq!(oom_score(small, -1000, node, 4096), Some(0));
     }
 
     /// Numbers no machine has are refused, not wrapped.
     #[test]
     fn absurd_numbers_are_unknown() {
-        let huge = Footprint { rss_pages: u64::MAX, swap_pages: 1, pgtables_bytes: 0 };
+        let huge = Footprint {
+            rss_pages: u64::MAX,
+            swap_pages: 1,
+            pgtables_bytes: 0,
+        };
         assert_eq!(points(huge, 0, None, 4096), None);
-        assert_eq!(points(HELD, 1000, Some(u64::MAX), 4096), Some(i64::MAX).filter(|_| false));
+        assert_eq!(
+            points(HELD, 1000, Some(u64::MAX), 4096),
+            Some(i64::MAX).filter(|_| false)
+        );
         assert_eq!(oom_score(HELD, 0, 0, 4096), None);
     }
 }

@@ -38,17 +38,32 @@ struct Page {
 
 impl Page {
     fn paint(self, style: Style, text: impl Display) -> String {
-        if self.color { format!("{style}{text}{style:#}") } else { text.to_string() }
+        if self.color {
+            format!("{style}{text}{style:#}")
+        } else {
+            text.to_string()
+        }
     }
 
     fn line(self, text: &mut String, label: &str, value: &str) {
         if !value.is_empty() {
-            let _ = writeln!(text, "  {}  {value}", self.paint(DIM, format_args!("{label:<8}")));
+            let _ = writeln!(
+                text,
+                "  {}  {value}",
+                self.paint(DIM, format_args!("{label:<8}"))
+            );
         }
     }
 
     fn kill(self, event: &OomKill) -> String {
-        let OomKill { head, oom, trigger, victim, candidates, .. } = event;
+        let OomKill {
+            head,
+            oom,
+            trigger,
+            victim,
+            candidates,
+            ..
+        } = event;
         let mut text = format!(
             "{}  {}  {} {}  {}\n",
             self.paint(DIM, clock(&head.time)),
@@ -58,9 +73,17 @@ impl Page {
             what_ran_out(oom),
         );
         self.line(&mut text, "who", &self.who(victim, oom));
-        self.line(&mut text, "pod", &place(victim.pod.as_ref(), victim.container.as_ref()));
+        self.line(
+            &mut text,
+            "pod",
+            &place(victim.pod.as_ref(), victim.container.as_ref()),
+        );
         if victim.pod.is_none() {
-            self.line(&mut text, "cgroup", &path(victim.cgroup.as_ref().and_then(|c| c.path.as_ref())));
+            self.line(
+                &mut text,
+                "cgroup",
+                &path(victim.cgroup.as_ref().and_then(|c| c.path.as_ref())),
+            );
         }
         self.line(&mut text, "limit", &self.limit(oom));
         self.line(&mut text, "memory", &memory(victim.memory.as_ref()));
@@ -101,7 +124,12 @@ impl Page {
                 None => self.paint(WARN, "unknown: the kernel's report is missing"),
             };
         };
-        let Memcg { path: memcg_path, usage_bytes, limit_bytes, .. } = memcg;
+        let Memcg {
+            path: memcg_path,
+            usage_bytes,
+            limit_bytes,
+            ..
+        } = memcg;
         let mut text = format!("{} of {}", bytes(*usage_bytes), bytes(*limit_bytes));
         if let (Some(usage), Some(limit @ 1..)) = (usage_bytes, limit_bytes) {
             let percent = u128::from(*usage) * 100 / u128::from(*limit);
@@ -148,8 +176,18 @@ impl Page {
     }
 
     fn outcome(self, event: &OomOutcome) -> String {
-        let OomOutcome { head, victim, exit_latency_ns, reaped, .. } = event;
-        let how = if *reaped { ", its memory freed by the OOM reaper" } else { "" };
+        let OomOutcome {
+            head,
+            victim,
+            exit_latency_ns,
+            reaped,
+            ..
+        } = event;
+        let how = if *reaped {
+            ", its memory freed by the OOM reaper"
+        } else {
+            ""
+        };
         format!(
             "{}  {}    {} {}  {:.1} ms after the kill{how}\n\n",
             self.paint(DIM, clock(&head.time)),
@@ -164,9 +202,10 @@ impl Page {
         let place = match event.place {
             LossPlace::RingBuffer => "because they came faster than they could be read",
             LossPlace::KernelLog => "of the kernel log; kills may lack what only the log tells",
-            LossPlace::Output => "because nobody read the output",
         };
-        let lost = event.lost.map_or("an unknown number of".to_owned(), |lost| lost.to_string());
+        let lost = event
+            .lost
+            .map_or("an unknown number of".to_owned(), |lost| lost.to_string());
         format!(
             "{}  {}    {lost} records {place} ({} of them kills)\n\n",
             self.paint(DIM, clock(&event.head.time)),
@@ -190,7 +229,11 @@ impl Page {
         );
         match &event.reconciliation {
             Some(counts) if counts.unaccounted == 0 => {
-                let _ = write!(text, "; the kernel counted {}, all accounted for", counts.kernel_oom_kills);
+                let _ = write!(
+                    text,
+                    "; the kernel counted {}, all accounted for",
+                    counts.kernel_oom_kills
+                );
             }
             Some(counts) => {
                 let _ = write!(
@@ -242,15 +285,27 @@ fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
         parts.extend(pod.qos_class.map(|class| class.name().to_owned()));
     }
     if let Some(container) = container {
-        let name = container.name.as_deref().unwrap_or(container.id.get(..12).unwrap_or_default());
-        let runtime = container.runtime.as_deref().map(|runtime| format!(" ({runtime})"));
-        parts.push(format!("container {}{}", shown(name), runtime.unwrap_or_default()));
+        let name = container
+            .name
+            .as_deref()
+            .unwrap_or(container.id.get(..12).unwrap_or_default());
+        let runtime = container
+            .runtime
+            .as_deref()
+            .map(|runtime| format!(" ({runtime})"));
+        parts.push(format!(
+            "container {}{}",
+            shown(name),
+            runtime.unwrap_or_default()
+        ));
     }
     parts.join("  ")
 }
 
 fn memory(memory: Option<&VictimMemory>) -> String {
-    let Some(memory) = memory else { return "already gone".to_owned() };
+    let Some(memory) = memory else {
+        return "already gone".to_owned();
+    };
     let VictimMemory {
         total_vm_bytes: _,
         anon_rss_bytes,
@@ -280,14 +335,21 @@ fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String {
     if trigger.pid.is_some() && trigger.pid == victim.pid {
         return "the victim itself".to_owned();
     }
-    let mut text =
-        format!("{} {}", comm(trigger.comm.as_deref()), pid(trigger.pid, trigger.tid));
+    let mut text = format!(
+        "{} {}",
+        comm(trigger.comm.as_deref()),
+        pid(trigger.pid, trigger.tid)
+    );
     let place = place(trigger.pod.as_ref(), trigger.container.as_ref());
     if trigger.pod.is_some() && trigger.pod == victim.pod {
         text.push_str("  in the same pod");
     } else if !place.is_empty() {
         let _ = write!(text, "  in {place}");
-    } else if let Some(cgroup) = trigger.cgroup.as_ref().and_then(|cgroup| cgroup.path.as_ref()) {
+    } else if let Some(cgroup) = trigger
+        .cgroup
+        .as_ref()
+        .and_then(|cgroup| cgroup.path.as_ref())
+    {
         let _ = write!(text, "  in {}", path(Some(cgroup)));
     }
     text
@@ -303,13 +365,18 @@ fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
 }
 
 fn comm(name: Option<&str>) -> String {
-    name.map_or_else(|| "(name unknown)".to_owned(), |name| shown(name).to_string())
+    name.map_or_else(
+        || "(name unknown)".to_owned(),
+        |name| shown(name).to_string(),
+    )
 }
 
 /// A path, its middle left out when it is long.
 fn path(path: Option<&String>) -> String {
     const MOST: usize = 100;
-    let Some(path) = path else { return "(path unknown)".to_owned() };
+    let Some(path) = path else {
+        return "(path unknown)".to_owned();
+    };
     let length = path.chars().count();
     if length <= MOST {
         return shown(path).to_string();
@@ -326,7 +393,9 @@ fn clock(time: &str) -> &str {
 
 /// An amount of memory with three digits that count.
 fn bytes(amount: Option<u64>) -> String {
-    let Some(amount) = amount else { return "unknown".to_owned() };
+    let Some(amount) = amount else {
+        return "unknown".to_owned();
+    };
     let mut value = amount as f64;
     for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
         if value < 1024.0 || unit == "TiB" {
@@ -391,7 +460,10 @@ mod tests {
     fn long_paths_keep_their_ends() {
         let long = format!("/first/{}/last", "x".repeat(300));
         let text = path(Some(&long));
-        assert!(text.starts_with("/first/") && text.ends_with("/last"), "{text}");
+        assert!(
+            text.starts_with("/first/") && text.ends_with("/last"),
+            "{text}"
+        );
         assert!(text.chars().count() <= 101);
     }
 }

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use oomtrace_common::{LEVEL_OOM_GROUP, Level};
+use oomtrace_common::LEVEL_OOM_GROUP;
 
 use super::{Kill, Outcome};
 use crate::{
@@ -74,18 +74,35 @@ impl Assembler {
             head: self.head(format!("{kill_id}-outcome"), outcome.exit_ns, clock),
             oom_id: oom_id(self.boot_id(), outcome.decision_ns),
             victim_event_id: kill_id,
-            victim: OutcomeVictim { pid: outcome.pid, comm: Some(text(&outcome.comm)) },
+            victim: OutcomeVictim {
+                pid: outcome.pid,
+                comm: Some(text(&outcome.comm)),
+            },
             exit_latency_ns: outcome.exit_ns.saturating_sub(outcome.kill_ns),
             reaped: outcome.reaped,
             reap_skipped: outcome.reap_skipped,
         }))
     }
 
-    /// A kill or a mark. `memory_bytes` and `swap_bytes` are the node's at this moment.
-    pub fn kill(&self, kill: &Kill, clock: Clock, (memory_bytes, swap_bytes): (u64, u64)) -> Event {
+    /// A kill or a mark, of a node with this much memory and swap at the moment.
+    pub fn kill(
+        &mut self,
+        kill: &Kill,
+        clock: Clock,
+        (memory_bytes, swap_bytes): (u64, u64),
+    ) -> Event {
+        if self.node.memory_bytes != Some(memory_bytes) || self.node.swap_bytes != Some(swap_bytes)
+        {
+            let node = Arc::make_mut(&mut self.node);
+            (node.memory_bytes, node.swap_bytes) = (Some(memory_bytes), Some(swap_bytes));
+        }
         let task = &kill.victim.task;
         let mut head = self.head(
-            self.kill_id(kill.victim.time_ns, task.pid.unwrap_or(task.tid), task.start_ns),
+            self.kill_id(
+                kill.victim.time_ns,
+                task.pid.unwrap_or(task.tid),
+                task.start_ns,
+            ),
             kill.victim.time_ns,
             clock,
         );
@@ -108,11 +125,20 @@ impl Assembler {
             verdict,
             enrichment: None,
         });
-        if kill.victim.killed { Event::OomKill(event) } else { Event::OomMark(event) }
+        if kill.victim.killed {
+            Event::OomKill(event)
+        } else {
+            Event::OomMark(event)
+        }
     }
 
     fn oom(&self, kill: &Kill, node_bytes: u64, node_swap_bytes: u64) -> Oom {
-        let Kill { decision, report, killed_line, .. } = kill;
+        let Kill {
+            decision,
+            report,
+            killed_line,
+            ..
+        } = kill;
         let (decision, report) = (decision.as_deref(), report.as_deref());
         let constraint = match (decision, report) {
             (Some(decision), _) => constraint_of_number(decision.constraint),
@@ -132,12 +158,13 @@ impl Assembler {
         let total_bytes = match (decision, constraint) {
             (Some(decision), _) => decision.total_pages.checked_mul(self.page_size),
             (None, Some(Constraint::None)) => Some(node_bytes),
-            (None, Some(Constraint::Memcg)) => {
-                memcg.as_ref().and_then(|memcg| memcg.limit_bytes).and_then(|limit| {
+            (None, Some(Constraint::Memcg)) => memcg
+                .as_ref()
+                .and_then(|memcg| memcg.limit_bytes)
+                .and_then(|limit| {
                     explain::limit_total_pages(limit, node_swap_bytes, self.page_size)?
                         .checked_mul(self.page_size)
-                })
-            }
+                }),
             (None, _) => None,
         };
         Oom {
@@ -163,7 +190,9 @@ impl Assembler {
     /// The memory cgroup the decision is about.
     fn memcg(&self, kill: &Kill) -> Option<Memcg> {
         let report = kill.report.as_deref();
-        let stat = report.map(stat).filter(|stat| *stat != MemcgStat::default());
+        let stat = report
+            .map(stat)
+            .filter(|stat| *stat != MemcgStat::default());
         if let Some(decision) = kill.decision.as_deref() {
             let memcg = decision.memcg.as_ref()?;
             let bytes = |pages: u64| pages.checked_mul(self.page_size);
@@ -173,6 +202,7 @@ impl Assembler {
                 (bytes(memcg.swap_usage_pages), limit(memcg.swap_max_pages));
             return Some(Memcg {
                 path: memcg.cgroup.path.as_ref().map(|path| text(&path.bytes)),
+                path_cut: memcg.cgroup.path.as_ref().is_some_and(|path| path.cut),
                 id: Some(memcg.cgroup.id.to_string()),
                 usage_bytes: bytes(memcg.usage_pages),
                 limit_bytes: limit(memcg.max_pages),
@@ -188,18 +218,31 @@ impl Assembler {
         if report.constraint != Some(kernel_log::Constraint::Memcg) {
             return None;
         }
-        let kernel_log::MemcgReport { path: stats_path, memory, swap, memsw, .. } = &report.memcg;
-        let usage = |counter: &Option<kernel_log::Counter>| counter.map(|counter| counter.usage_bytes);
+        let kernel_log::MemcgReport {
+            path: stats_path,
+            memory,
+            swap,
+            memsw,
+            ..
+        } = &report.memcg;
+        let usage =
+            |counter: &Option<kernel_log::Counter>| counter.map(|counter| counter.usage_bytes);
         let limit = |counter: &Option<kernel_log::Counter>| match counter.as_ref()?.limit {
             kernel_log::Limit::Bytes(bytes) => Some(bytes),
             kernel_log::Limit::Unlimited => None,
         };
         let limit_bytes = limit(memory);
-        let printed = [report.oom_memcg.as_ref(), stats_path.as_ref()].into_iter().flatten();
+        let printed = [report.oom_memcg.as_ref(), stats_path.as_ref()]
+            .into_iter()
+            .flatten();
         let level = self.level_of(kill, printed.clone(), limit_bytes);
-        let whole = printed.clone().find(|path| !path.cut).map(|path| path.bytes.clone());
+        let whole = printed
+            .clone()
+            .find(|path| !path.cut)
+            .map(|path| path.bytes.clone());
         Some(Memcg {
-            path: whole.or_else(|| level.map(|(path, _)| path)).map(|path| text(&path)),
+            path: whole.or(level).map(|path| text(&path)),
+            path_cut: false,
             id: None,
             usage_bytes: usage(memory),
             limit_bytes,
@@ -212,29 +255,38 @@ impl Assembler {
         })
     }
 
-    /// Which level of the victim's cgroup a report is about whose paths are cut. The limit that
-    /// was hit is an ancestor's (or its own), the path begins as printed, and the limit is the
+    /// The path of the level of the victim's cgroup that a report is about, whose paths are cut.
+    /// The limit that was hit is an ancestor's (or its own), the path begins as printed, and the limit is the
     /// one printed: where this fits one level only, it is that one.
     fn level_of<'a>(
         &self,
         kill: &Kill,
         printed: impl Iterator<Item = &'a LogPath> + Clone,
         limit_bytes: Option<u64>,
-    ) -> Option<(Vec<u8>, Level)> {
-        let path = kill.victim.task.cgroup.as_ref()?.path.as_ref().filter(|path| !path.cut)?;
+    ) -> Option<Vec<u8>> {
+        let path = kill
+            .victim
+            .task
+            .cgroup
+            .as_ref()?
+            .path
+            .as_ref()
+            .filter(|path| !path.cut)?;
         let mut ancestor = path.bytes.as_slice();
         let mut found = None;
         for level in &kill.victim.levels {
             let fits = level.max_pages.checked_mul(self.page_size) == limit_bytes
-                && printed.clone().all(|printed| ancestor.starts_with(&printed.bytes));
-            if fits && found.replace((ancestor.to_vec(), *level)).is_some() {
+                && printed
+                    .clone()
+                    .all(|printed| ancestor.starts_with(&printed.bytes));
+            if fits && found.replace(ancestor).is_some() {
                 return None;
             }
             ancestor = parent(ancestor);
         }
         // Levels that were not recorded could fit as well.
         let all = kill.victim.levels.len() > depth(&path.bytes);
-        found.filter(|_| all)
+        found.filter(|_| all).map(<[u8]>::to_vec)
     }
 
     fn trigger(&self, kill: &Kill) -> Trigger {
@@ -259,13 +311,30 @@ impl Assembler {
         node_pages: u64,
         clock: Clock,
     ) -> Victim {
-        let Task { pid, tid, ppid, uid, oom_score_adj, start_ns, comm, cgroup } = &kill.victim.task;
+        let Task {
+            pid,
+            tid,
+            ppid,
+            uid,
+            oom_score_adj,
+            start_ns,
+            comm,
+            cgroup,
+        } = &kill.victim.task;
         let (cgroup, container, pod) = place(cgroup.as_ref());
         let memory = kill.victim.memory.as_ref();
-        let chosen = kill.decision.as_deref().filter(|decision| chose(decision, *pid));
+        let chosen = kill
+            .decision
+            .as_deref()
+            .filter(|decision| chose(decision, *pid));
         let badness_pages = chosen.map(|decision| decision.chosen_points).or_else(|| {
             let pid = (*pid)?;
-            ranking.as_ref()?.items.iter().find(|item| item.pid == pid)?.badness_pages
+            ranking
+                .as_ref()?
+                .items
+                .iter()
+                .find(|item| item.pid == pid)?
+                .badness_pages
         });
         Victim {
             role: role(kill),
@@ -273,7 +342,12 @@ impl Assembler {
             tid: Some(*tid),
             ppid: *ppid,
             comm: pid.map(|_| text(comm)),
-            exe: kill.victim.exe.as_ref().filter(|path| !path.cut).map(|path| text(&path.bytes)),
+            exe: kill
+                .victim
+                .exe
+                .as_ref()
+                .filter(|path| !path.cut)
+                .map(|path| text(&path.bytes)),
             cmdline: None,
             uid: *uid,
             start_time: start_ns.map(|start| rfc3339(clock.unix_ns(start))),
@@ -291,7 +365,14 @@ impl Assembler {
     }
 
     fn memory(&self, memory: &Memory) -> VictimMemory {
-        let Memory { total_vm_pages, anon_pages, file_pages, shmem_pages, swap_pages, .. } = *memory;
+        let Memory {
+            total_vm_pages,
+            anon_pages,
+            file_pages,
+            shmem_pages,
+            swap_pages,
+            ..
+        } = *memory;
         let bytes = |pages: u64| pages.saturating_mul(self.page_size);
         VictimMemory {
             total_vm_bytes: bytes(total_vm_pages),
@@ -352,8 +433,12 @@ impl Assembler {
                 comm: text(&row.name),
                 badness_pages: *points,
                 oom_score_adj: row.oom_score_adj.map_or(0, i32::from),
-                rss_bytes: row.rss_pages.and_then(|pages| pages.checked_mul(self.page_size)),
-                swap_bytes: row.swapents_pages.and_then(|pages| pages.checked_mul(self.page_size)),
+                rss_bytes: row
+                    .rss_pages
+                    .and_then(|pages| pages.checked_mul(self.page_size)),
+                swap_bytes: row
+                    .swapents_pages
+                    .and_then(|pages| pages.checked_mul(self.page_size)),
                 pgtables_bytes: row.pgtables_bytes,
                 cgroup_id: None,
                 container_id: None,
@@ -419,9 +504,17 @@ fn verdict(ranking: &Option<Ranking>, victim: Option<u32>) -> Option<Verdict> {
 fn role(kill: &Kill) -> Option<Role> {
     let pid = kill.victim.task.pid;
     if let Some(decision) = kill.decision.as_deref() {
-        return Some(if chose(decision, pid) { Role::Chosen } else { Role::GroupMember });
+        return Some(if chose(decision, pid) {
+            Role::Chosen
+        } else {
+            Role::GroupMember
+        });
     }
-    let in_group = kill.victim.levels.iter().any(|level| level.flags & LEVEL_OOM_GROUP != 0);
+    let in_group = kill
+        .victim
+        .levels
+        .iter()
+        .any(|level| level.flags & LEVEL_OOM_GROUP != 0);
     (kill.report.is_some() || !in_group).then_some(Role::Chosen)
 }
 
@@ -456,7 +549,8 @@ fn scope(constraint: Option<Constraint>, memcg: Option<&Memcg>) -> Option<Scope>
         Constraint::Cpuset => Scope::Cpuset,
         Constraint::MemoryPolicy => Scope::MemoryPolicy,
         Constraint::Memcg => {
-            match cgroup::resolve(memcg?.path.as_ref()?.as_bytes()).level {
+            let memcg = memcg?;
+            match resolve(memcg.path.as_ref()?.as_bytes(), memcg.path_cut).level {
                 cgroup::Level::Container => Scope::Container,
                 cgroup::Level::Pod => Scope::Pod,
                 cgroup::Level::Qos => Scope::Qos,
@@ -481,17 +575,25 @@ fn stat(report: &Report) -> MemcgStat {
 
 /// A cgroup as the schema has it, and whose it is.
 fn place(cgroup: Option<&CgroupRef>) -> (Option<Cgroup>, Option<Container>, Option<Pod>) {
-    let Some(CgroupRef { id, version, path }) = cgroup else { return (None, None, None) };
-    let placement = path.as_ref().map(|KernelPath { bytes, cut }| {
-        if *cut { cgroup::resolve_cut(bytes) } else { cgroup::resolve(bytes) }
-    });
+    let Some(CgroupRef { id, version, path }) = cgroup else {
+        return (None, None, None);
+    };
+    let placement = path
+        .as_ref()
+        .map(|KernelPath { bytes, cut }| resolve(bytes, *cut));
     let cgroup = Cgroup {
         path: path.as_ref().map(|path| text(&path.bytes)),
         path_cut: path.as_ref().is_some_and(|path| path.cut),
         id: Some(id.to_string()),
         version: Some(*version),
     };
-    let Some(Placement { qos_class, pod, container, .. }) = placement else {
+    let Some(Placement {
+        qos_class,
+        pod,
+        container,
+        ..
+    }) = placement
+    else {
         return (Some(cgroup), None, None);
     };
     let container = container.map(|container| Container {
@@ -506,6 +608,14 @@ fn place(cgroup: Option<&CgroupRef>) -> (Option<Cgroup>, Option<Container>, Opti
         ..Pod::default()
     });
     (Some(cgroup), container, pod)
+}
+
+fn resolve(path: &[u8], cut: bool) -> Placement {
+    if cut {
+        cgroup::resolve_cut(path)
+    } else {
+        cgroup::resolve(path)
+    }
 }
 
 const fn footprint(memory: &Memory) -> Footprint {
@@ -523,10 +633,14 @@ fn text(bytes: &[u8]) -> String {
 
 /// The path one level up; that of the root is empty.
 fn parent(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|byte| *byte == b'/').map_or(&[], |slash| &path[..slash])
+    path.iter()
+        .rposition(|byte| *byte == b'/')
+        .map_or(&[], |slash| &path[..slash])
 }
 
 /// How many components a path has.
 fn depth(path: &[u8]) -> usize {
-    path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).count()
+    path.split(|byte| *byte == b'/')
+        .filter(|name| !name.is_empty())
+        .count()
 }

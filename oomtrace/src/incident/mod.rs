@@ -202,7 +202,11 @@ impl Joiner {
     /// Takes a record of the programs.
     pub fn record(&mut self, record: Record, now_ns: u64) {
         match record {
-            Record::Candidates { decision_ns, total, mut items } => {
+            Record::Candidates {
+                decision_ns,
+                total,
+                mut items,
+            } => {
                 // Among equals the kernel takes the later one, and so the last stands first.
                 items.reverse();
                 items.sort_by_key(|item| std::cmp::Reverse(item.points));
@@ -254,11 +258,19 @@ impl Joiner {
                     .find(|pending| !pending.logged && is_of(&line, &pending.kill.victim));
                 if let Some(pending) = waiting {
                     pending.add_log(line, report);
-                } else if !self.followed.values().any(|followed| followed.tid == line.pid) {
+                } else if !self
+                    .followed
+                    .values()
+                    .any(|followed| followed.tid == line.pid)
+                {
                     if self.lines.len() == MAX_LINES {
                         self.lines.pop_front();
                     }
-                    self.lines.push_back(LogKill { line, report, arrived_ns: now_ns });
+                    self.lines.push_back(LogKill {
+                        line,
+                        report,
+                        arrived_ns: now_ns,
+                    });
                 }
             }
             Output::GroupKill(_) => {}
@@ -298,15 +310,24 @@ impl Joiner {
     /// When [`Joiner::next`] may have something without further input.
     pub fn deadline_ns(&self) -> Option<u64> {
         let first = self.pending.front()?;
-        let patience = if first.counted { LOG_PATIENCE_NS } else { GROUP_PATIENCE_NS };
+        let patience = if first.counted {
+            LOG_PATIENCE_NS
+        } else {
+            GROUP_PATIENCE_NS
+        };
         Some(first.arrived_ns + patience)
     }
 
     fn victim(&mut self, victim: Box<Victim>, now_ns: u64) {
         let open = victim.decision_ns.and_then(|began| {
-            self.decisions.iter_mut().find(|open| open.decision.decision_ns == began)
+            self.decisions
+                .iter_mut()
+                .find(|open| open.decision.decision_ns == began)
         });
-        let in_group = victim.levels.iter().any(|level| level.flags & LEVEL_OOM_GROUP != 0);
+        let in_group = victim
+            .levels
+            .iter()
+            .any(|level| level.flags & LEVEL_OOM_GROUP != 0);
         let (decision, scored, index) = match open {
             Some(open) => {
                 let index = open.victims;
@@ -331,8 +352,12 @@ impl Joiner {
                 victim,
             },
         };
-        self.lines.retain(|waiting| now_ns - waiting.arrived_ns < LINE_PATIENCE_NS);
-        let line = self.lines.iter().position(|waiting| is_of(&waiting.line, &pending.kill.victim));
+        self.lines
+            .retain(|waiting| now_ns - waiting.arrived_ns < LINE_PATIENCE_NS);
+        let line = self
+            .lines
+            .iter()
+            .position(|waiting| is_of(&waiting.line, &pending.kill.victim));
         if let Some(LogKill { line, report, .. }) = line.and_then(|at| self.lines.remove(at)) {
             pending.add_log(line, report);
         }
@@ -341,7 +366,9 @@ impl Joiner {
     }
 
     fn follow(&mut self, kill: &Kill) {
-        let Some(pid) = kill.victim.task.pid else { return };
+        let Some(pid) = kill.victim.task.pid else {
+            return;
+        };
         if self.followed.len() >= MAX_FOLLOWED {
             self.unfollowed += 1;
             return;
@@ -362,12 +389,16 @@ impl Joiner {
     }
 
     fn decision_end(&mut self, decision_ns: u64) {
-        let Some(at) =
-            self.decisions.iter().position(|open| open.decision.decision_ns == decision_ns)
+        let Some(at) = self
+            .decisions
+            .iter()
+            .position(|open| open.decision.decision_ns == decision_ns)
         else {
             return;
         };
-        let Some(open) = self.decisions.remove(at) else { return };
+        let Some(open) = self.decisions.remove(at) else {
+            return;
+        };
         for pending in &mut self.pending {
             let decision = pending.kill.decision.as_ref();
             if decision.is_some_and(|decision| decision.decision_ns == decision_ns) {
@@ -378,11 +409,28 @@ impl Joiner {
     }
 
     fn exit(&mut self, pid: u32, exit_ns: u64) {
-        let Some(followed) = self.followed.remove(&pid) else { return };
-        let Followed { kill_ns, decision_ns, tid: _, start_ns, comm, reaped, reap_skipped } =
-            followed;
-        let outcome =
-            Outcome { kill_ns, exit_ns, pid, start_ns, decision_ns, comm, reaped, reap_skipped };
+        let Some(followed) = self.followed.remove(&pid) else {
+            return;
+        };
+        let Followed {
+            kill_ns,
+            decision_ns,
+            tid: _,
+            start_ns,
+            comm,
+            reaped,
+            reap_skipped,
+        } = followed;
+        let outcome = Outcome {
+            kill_ns,
+            exit_ns,
+            pid,
+            start_ns,
+            decision_ns,
+            comm,
+            reaped,
+            reap_skipped,
+        };
         let waiting = self
             .pending
             .iter_mut()
@@ -405,7 +453,9 @@ impl Pending {
 impl Kill {
     /// When the decision began, or the mark where no hook tells: what names the decision.
     pub fn began_ns(&self) -> u64 {
-        self.decision.as_ref().map_or(self.victim.time_ns, |decision| decision.decision_ns)
+        self.decision
+            .as_ref()
+            .map_or(self.victim.time_ns, |decision| decision.decision_ns)
     }
 }
 

@@ -1,1 +1,512 @@
+#![expect(clippy::unwrap_used, reason = "tests")]
 
+use oomtrace_common::Level;
+
+use super::*;
+use crate::{
+    event::{self, Clock, Constraint, Event, Scope},
+    kernel_log::{self, Counter, Limit, LogPath, TaskRow, TaskTable},
+    probe::decode::{CgroupRef, DecisionMemcg, KernelPath, Memory, Task},
+};
+
+const ALL: Sources = Sources {
+    log: true,
+    decision_end: true,
+};
+const LOG: Sources = Sources {
+    log: true,
+    decision_end: false,
+};
+const NONE: Sources = Sources {
+    log: false,
+    decision_end: false,
+};
+
+fn task(pid: u32, path: &str) -> Task {
+    Task {
+        pid: Some(pid),
+        tid: pid,
+        ppid: Some(1),
+        uid: Some(0),
+        oom_score_adj: Some(0),
+        start_ns: Some(50),
+        comm: format!("t{pid}").into_bytes(),
+        cgroup: Some(CgroupRef {
+            id: 1,
+            version: 2,
+            path: Some(KernelPath {
+                bytes: path.into(),
+                cut: false,
+            }),
+        }),
+    }
+}
+
+fn victim(pid: u32) -> Victim {
+    Victim {
+        time_ns: 1_000 + u64::from(pid),
+        decision_ns: None,
+        task: task(pid, "/a/b"),
+        trigger: task(7, "/a/c"),
+        memory: Some(Memory {
+            total_vm_pages: 100,
+            anon_pages: 50,
+            file_pages: 2,
+            shmem_pages: 1,
+            swap_pages: 0,
+            pgtables_bytes: 8192,
+        }),
+        killed: true,
+        exe: None,
+        levels: vec![level(9), level(5), level(NO_LIMIT)],
+    }
+}
+
+const NO_LIMIT: u64 = i64::MAX as u64 / 4096;
+
+fn level(max_pages: u64) -> Level {
+    Level {
+        usage_pages: 5,
+        max_pages,
+        flags: 0,
+    }
+}
+
+fn grouped(pid: u32, decision_ns: u64) -> Record {
+    let mut victim = victim(pid);
+    victim.decision_ns = Some(decision_ns);
+    victim.levels[0].flags = LEVEL_OOM_GROUP;
+    Record::Victim(Box::new(victim))
+}
+
+fn decision(decision_ns: u64, chosen: u32) -> Record {
+    Record::Decision(Box::new(Decision {
+        decision_ns,
+        constraint: 3,
+        gfp_mask: 0xcc0,
+        order: 0,
+        total_pages: 5,
+        chosen_points: 55,
+        chosen_pid: Some(chosen),
+        message: b"Memory cgroup out of memory".to_vec(),
+        memcg: Some(DecisionMemcg {
+            cgroup: CgroupRef {
+                id: 3,
+                version: 2,
+                path: Some(KernelPath {
+                    bytes: b"/a".to_vec(),
+                    cut: false,
+                }),
+            },
+            usage_pages: 5,
+            max_pages: 5,
+            swap_usage_pages: 0,
+            swap_max_pages: NO_LIMIT,
+            oom_group: true,
+        }),
+    }))
+}
+
+fn killed(pid: u32) -> Output {
+    Output::Killed(KilledLine {
+        time_usec: None,
+        seq: None,
+        message: b"Memory cgroup out of memory".to_vec(),
+        pid,
+        comm: b"x".to_vec(),
+        total_vm_bytes: None,
+        anon_rss_bytes: None,
+        file_rss_bytes: None,
+        shmem_rss_bytes: None,
+        uid: None,
+        pgtables_bytes: None,
+        oom_score_adj: None,
+    })
+}
+
+fn report(victim: Option<u32>) -> Output {
+    let mut report = Report {
+        constraint: Some(kernel_log::Constraint::Memcg),
+        ..Report::default()
+    };
+    report.victim.pid = victim;
+    report.trigger.pid = Some(7);
+    report.oom_memcg = Some(LogPath {
+        bytes: b"/a".to_vec(),
+        cut: false,
+    });
+    report.memcg.memory = Some(Counter {
+        usage_bytes: 20_480,
+        limit: Limit::Bytes(20_480),
+        failcnt: 1,
+    });
+    report.table = Some(TaskTable {
+        rows: vec![row(41, 10), row(42, 53), row(43, 53)],
+        total: 3,
+    });
+    Output::Report(Box::new(report))
+}
+
+fn row(pid: u32, rss: u64) -> TaskRow {
+    TaskRow {
+        pid,
+        tgid: pid,
+        rss_pages: Some(rss),
+        swapents_pages: Some(0),
+        pgtables_bytes: Some(8192),
+        oom_score_adj: Some(0),
+        name: b"x".as_slice().into(),
+        ..TaskRow::default()
+    }
+}
+
+fn next_kill(joiner: &mut Joiner, now_ns: u64) -> Option<Kill> {
+    match joiner.next(now_ns)? {
+        Incident::Kill(kill) => Some(kill),
+        Incident::Outcome(outcome) => panic!("{outcome:?}"),
+    }
+}
+
+fn assembler() -> Assembler {
+    Assembler {
+        node: Arc::default(),
+        hooks: Arc::new([]),
+        run_id: "run".to_owned(),
+        page_size: 4096,
+        max_candidates: 10,
+    }
+}
+
+use std::sync::Arc;
+
+fn assemble(kill: &Kill) -> event::OomKill {
+    match assembler().kill(kill, Clock::now(), (1 << 30, 0)) {
+        Event::OomKill(event) | Event::OomMark(event) => *event,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The report and its line come before the record: the kill is complete when the record comes.
+#[test]
+fn log_before_record() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.log(report(Some(42)), 0);
+    joiner.log(killed(42), 0);
+    assert!(joiner.next(0).is_none());
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    let kill = next_kill(&mut joiner, 0).unwrap();
+    assert!(kill.report.is_some() && kill.killed_line.is_some());
+    assert_eq!(kill.count, Some(1));
+}
+
+/// The record comes first: the kill waits for its line, and not longer than it must.
+#[test]
+fn record_before_log() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.log(report(Some(42)), 0);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    assert!(joiner.next(LOG_PATIENCE_NS - 1).is_none());
+    assert_eq!(joiner.deadline_ns(), Some(LOG_PATIENCE_NS));
+    joiner.log(killed(42), 0);
+    assert!(next_kill(&mut joiner, 0).unwrap().report.is_some());
+}
+
+/// No line ever comes: the kill goes out with the report that names it, or with none.
+#[test]
+fn log_that_never_comes() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.log(report(Some(42)), 0);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    assert!(
+        next_kill(&mut joiner, LOG_PATIENCE_NS)
+            .unwrap()
+            .report
+            .is_some()
+    );
+    joiner.record(Record::Victim(Box::new(victim(43))), 0);
+    let kill = next_kill(&mut joiner, LOG_PATIENCE_NS).unwrap();
+    assert!(kill.report.is_none() && kill.killed_line.is_none());
+}
+
+/// A report that names another victim is not this kill's, and a report is used once.
+#[test]
+fn reports_do_not_leak() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.log(report(Some(41)), 0);
+    joiner.log(killed(42), 0);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    let kill = next_kill(&mut joiner, 0).unwrap();
+    assert!(kill.report.is_none() && kill.killed_line.is_some());
+
+    joiner.log(report(Some(43)), 0);
+    joiner.log(killed(43), 0);
+    joiner.log(killed(44), 0);
+    for pid in [43, 44] {
+        joiner.record(Record::Victim(Box::new(victim(pid))), 0);
+        assert_eq!(
+            next_kill(&mut joiner, 0).unwrap().report.is_some(),
+            pid == 43
+        );
+    }
+}
+
+/// A report is of no use when records between it and the next line were lost.
+#[test]
+fn a_gap_ends_a_report() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.log(report(Some(42)), 0);
+    joiner.log(Output::Gap { missing: Some(3) }, 0);
+    joiner.log(killed(42), 0);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    assert!(next_kill(&mut joiner, 0).unwrap().report.is_none());
+}
+
+/// A line whose kill was lost does not wait for a later process of the same id.
+#[test]
+fn old_lines_are_forgotten() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.log(report(Some(42)), 0);
+    joiner.log(killed(42), 0);
+    joiner.record(Record::Victim(Box::new(victim(42))), LINE_PATIENCE_NS);
+    let kill = next_kill(&mut joiner, LINE_PATIENCE_NS + LOG_PATIENCE_NS).unwrap();
+    assert!(kill.report.is_none() && kill.killed_line.is_none());
+}
+
+/// A task that was exiting is a mark, and waits for no line.
+#[test]
+fn marks_do_not_wait() {
+    let mut joiner = Joiner::new(LOG);
+    let mut marked = victim(42);
+    marked.killed = false;
+    joiner.record(Record::Victim(Box::new(marked)), 0);
+    let kill = next_kill(&mut joiner, 0).unwrap();
+    let event = assembler().kill(&kill, Clock::now(), (1 << 30, 0));
+    assert!(matches!(event, Event::OomMark(_)));
+}
+
+/// All victims of a group share the decision, know their place and how many they are; the second
+/// walk over the chosen one is counted and is no victim.
+#[test]
+fn a_group_is_one_decision() {
+    let mut joiner = Joiner::new(Sources {
+        log: false,
+        decision_end: true,
+    });
+    joiner.record(decision(900, 42), 0);
+    joiner.record(grouped(42, 900), 0);
+    joiner.record(
+        Record::PeerKill {
+            task: task(42, "/a/b"),
+            repeated: true,
+        },
+        0,
+    );
+    joiner.record(grouped(43, 900), 0);
+    assert!(joiner.next(0).is_none(), "the decision has not ended");
+    joiner.record(Record::DecisionEnd { decision_ns: 900 }, 0);
+    let kills: Vec<_> = std::iter::from_fn(|| next_kill(&mut joiner, 0)).collect();
+    assert_eq!(kills.len(), 2);
+    assert_eq!(joiner.repeated(), 1);
+    let events: Vec<_> = kills.iter().map(assemble).collect();
+    assert_eq!(events[0].oom_id, events[1].oom_id);
+    assert_ne!(events[0].head.event_id, events[1].head.event_id);
+    for (index, (event, role)) in events
+        .iter()
+        .zip([event::Role::Chosen, event::Role::GroupMember])
+        .enumerate()
+    {
+        assert_eq!(event.oom.victim_index as usize, index);
+        assert_eq!(event.oom.victim_count, Some(2));
+        assert_eq!(event.victim.role, Some(role));
+    }
+    assert_eq!(events[0].victim.badness_pages, Some(55));
+    assert_eq!(
+        events[1].victim.badness_pages, None,
+        "the kernel did not score it for us"
+    );
+}
+
+/// When records were lost, how many victims there were is not claimed.
+#[test]
+fn lost_records_make_the_count_unknown() {
+    let mut joiner = Joiner::new(Sources {
+        log: false,
+        decision_end: true,
+    });
+    joiner.record(decision(900, 42), 0);
+    joiner.record(grouped(42, 900), 0);
+    joiner.lost();
+    joiner.record(Record::DecisionEnd { decision_ns: 900 }, 0);
+    assert_eq!(next_kill(&mut joiner, 0).unwrap().count, None);
+}
+
+/// A group whose end is not heard of goes out after a while, its size unknown.
+#[test]
+fn a_group_without_end() {
+    let mut joiner = Joiner::new(ALL);
+    joiner.record(decision(900, 42), 0);
+    joiner.record(grouped(42, 900), 0);
+    joiner.log(killed(42), 0);
+    assert!(joiner.next(GROUP_PATIENCE_NS - 1).is_none());
+    assert_eq!(
+        next_kill(&mut joiner, GROUP_PATIENCE_NS).unwrap().count,
+        None
+    );
+}
+
+/// The outcome follows its kill, even when the exit is heard of first, and tells of the reaper.
+#[test]
+fn outcomes_follow_their_kill() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    joiner.record(
+        Record::Reap {
+            tid: 42,
+            step: ReapStep::Finish,
+        },
+        0,
+    );
+    joiner.record(
+        Record::Exit {
+            time_ns: 5_042,
+            pid: 42,
+        },
+        0,
+    );
+    joiner.record(
+        Record::Exit {
+            time_ns: 9_999,
+            pid: 42,
+        },
+        0,
+    );
+    assert!(joiner.next(0).is_none());
+    joiner.log(killed(42), 0);
+    let kill = next_kill(&mut joiner, 0).unwrap();
+    let Some(Incident::Outcome(outcome)) = joiner.next(0) else {
+        panic!("no outcome")
+    };
+    assert!(outcome.reaped && !outcome.reap_skipped);
+    let Event::OomOutcome(event) = assembler().outcome(&outcome, Clock::now()) else {
+        panic!("not an outcome")
+    };
+    assert_eq!(event.exit_latency_ns, 4_000);
+    assert_eq!(event.victim_event_id, assemble(&kill).head.event_id);
+    assert_eq!(event.oom_id, assemble(&kill).oom_id);
+    assert!(joiner.next(u64::MAX).is_none());
+}
+
+/// What waits is bounded: in a flood of victims without a log nothing is held, and nothing lost.
+#[test]
+fn a_flood_is_not_hoarded() {
+    let mut joiner = Joiner::new(LOG);
+    let flood = 3 * MAX_FOLLOWED as u32;
+    let mut seen = 0;
+    for pid in 1..=flood {
+        joiner.log(killed(1_000_000 + pid), 0);
+        joiner.record(Record::Victim(Box::new(victim(pid))), 0);
+        seen += u32::from(joiner.next(0).is_some());
+        assert!(joiner.pending.len() <= MAX_PENDING && joiner.lines.len() <= MAX_LINES);
+    }
+    while joiner.next(u64::MAX).is_some() {
+        seen += 1;
+    }
+    assert_eq!(seen, flood);
+    assert_eq!(joiner.unfollowed(), u64::from(flood) - MAX_FOLLOWED as u64);
+}
+
+/// Without a decision's hook the report tells whose limit was hit, and scores the candidates; on
+/// a tie the later one comes first.
+#[test]
+fn facts_from_the_report() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.log(report(Some(43)), 0);
+    joiner.log(killed(43), 0);
+    joiner.record(Record::Victim(Box::new(victim(43))), 0);
+    let event = assemble(&next_kill(&mut joiner, 0).unwrap());
+    assert_eq!(event.oom.constraint, Some(Constraint::Memcg));
+    assert_eq!(event.oom.scope, Some(Scope::Slice));
+    assert_eq!(event.oom.total_bytes, Some(20_480));
+    let memcg = event.oom.memcg.unwrap();
+    assert_eq!(
+        (memcg.path.as_deref(), memcg.limit_bytes),
+        (Some("/a"), Some(20_480))
+    );
+    let candidates = event.candidates.unwrap();
+    let ranked: Vec<_> = candidates
+        .items
+        .iter()
+        .map(|item| (item.rank, item.pid))
+        .collect();
+    assert_eq!(ranked, [(1, 43), (2, 42), (3, 41)]);
+    let verdict = event.verdict.unwrap();
+    assert_eq!(verdict.victim_rank, Some(1));
+    assert_eq!(
+        (verdict.runner_up_pid, verdict.margin_pages),
+        (Some(42), Some(0))
+    );
+    assert_eq!(event.victim.badness_pages, Some(55));
+}
+
+/// Where neither hook nor log tells, nothing is claimed.
+#[test]
+fn unknown_is_null() {
+    let mut joiner = Joiner::new(NONE);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    let event = assemble(&next_kill(&mut joiner, 0).unwrap());
+    let oom = event.oom;
+    assert!(oom.constraint.is_none() && oom.scope.is_none() && oom.memcg.is_none());
+    assert!(oom.message.is_none() && oom.order.is_none() && oom.gfp_mask.is_none());
+    assert!(oom.sysrq.is_none() && oom.total_bytes.is_none());
+    assert!(event.candidates.is_none() && event.verdict.is_none());
+    assert_eq!(event.victim.badness_pages, None);
+    assert!(
+        event.victim.oom_score.is_some(),
+        "its parts and the node's size are known"
+    );
+}
+
+fn cut_report(printed: &[u8], limit_bytes: u64) -> Kill {
+    let mut joiner = Joiner::new(LOG);
+    let Output::Report(mut cut) = report(Some(42)) else {
+        panic!("no report")
+    };
+    cut.oom_memcg = Some(LogPath {
+        bytes: printed.to_vec(),
+        cut: true,
+    });
+    cut.memcg.memory = Some(Counter {
+        usage_bytes: 0,
+        limit: Limit::Bytes(limit_bytes),
+        failcnt: 1,
+    });
+    joiner.log(Output::Report(cut), 0);
+    joiner.log(killed(42), 0);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    next_kill(&mut joiner, 0).unwrap()
+}
+
+/// A path the log cut off is completed from the victim's own cgroup when one level alone has the
+/// limit that was printed.
+#[test]
+fn a_cut_path_is_completed_only_when_certain() {
+    let path = |kill: Kill| assemble(&kill).oom.memcg.unwrap().path;
+    assert_eq!(path(cut_report(b"/a", 9 * 4096)).as_deref(), Some("/a/b"));
+    assert_eq!(path(cut_report(b"/a", 5 * 4096)).as_deref(), Some("/a"));
+    assert_eq!(
+        path(cut_report(b"/a", 6 * 4096)),
+        None,
+        "no level has this limit"
+    );
+    assert_eq!(
+        path(cut_report(b"/x", 5 * 4096)),
+        None,
+        "no level begins like this"
+    );
+    let mut ambiguous = cut_report(b"/a", 5 * 4096);
+    ambiguous.victim.levels[0].max_pages = 5;
+    assert_eq!(path(ambiguous), None, "two levels have this limit");
+    let mut unseen = cut_report(b"/a", 5 * 4096);
+    unseen.victim.levels.truncate(2);
+    assert_eq!(path(unseen), None, "a level was not recorded");
+}

@@ -1,6 +1,9 @@
 //! The programs' counters, read through shared memory: no system call, and no capability.
 
-use std::{io, ptr, sync::atomic::{AtomicU64, Ordering}};
+use std::{
+    io, ptr,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use aya::maps::Map;
 use oomtrace_common::Counters;
@@ -43,7 +46,9 @@ impl SharedCounters {
             let source = self.page.cast::<AtomicU64>();
             let target = (&raw mut counters).cast::<u64>();
             for index in 0..size_of::<Counters>() / size_of::<u64>() {
-                target.add(index).write((*source.add(index)).load(Ordering::Relaxed));
+                target
+                    .add(index)
+                    .write((*source.add(index)).load(Ordering::Relaxed));
             }
         }
         counters

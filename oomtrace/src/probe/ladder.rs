@@ -15,8 +15,14 @@ use crate::{btf::FunctionFacts, event::Hook, host::Host};
 const GROUPS: [(&str, &str); 6] = [
     ("raw_tp", "the victim (always on)"),
     ("fentry", "the decision, by fentry and fexit"),
-    ("kprobe", "the decision, by kprobe, where fentry is not to be had"),
-    ("candidates", "every candidate, with the kernel's own points"),
+    (
+        "kprobe",
+        "the decision, by kprobe, where fentry is not to be had",
+    ),
+    (
+        "candidates",
+        "every candidate, with the kernel's own points",
+    ),
     ("outcome", "when the victim was gone"),
     ("kmsg", "the kernel's own report, from /dev/kmsg"),
 ];
@@ -110,7 +116,12 @@ impl Rung {
         target: &'static str,
         adds: &'static str,
     ) -> Self {
-        Self { attach, program, target, adds }
+        Self {
+            attach,
+            program,
+            target,
+            adds,
+        }
     }
 
     fn fact(&self, reason: Option<String>) -> Hook {
@@ -123,8 +134,12 @@ impl Rung {
     }
 }
 
-const VICTIM: Rung =
-    Rung::new(Attach::RawTracePoint, "mark_victim", "mark_victim", "the victim and the trigger");
+const VICTIM: Rung = Rung::new(
+    Attach::RawTracePoint,
+    "mark_victim",
+    "mark_victim",
+    "the victim and the trigger",
+);
 const SIGNAL: Rung = Rung::new(
     Attach::RawTracePoint,
     "signal_generate",
@@ -164,21 +179,56 @@ const SCORE: &str = "every candidate with the kernel's own points";
 const SCORE_BEGIN: &str = "where the scoring of candidates begins";
 
 const FENTRY_DECISION: [Rung; 2] = [
-    Rung::new(Attach::FExit, "fexit_oom_kill_process", "oom_kill_process", DECISION_END),
-    Rung::new(Attach::FEntry, "fentry_oom_kill_process", "oom_kill_process", DECISION),
+    Rung::new(
+        Attach::FExit,
+        "fexit_oom_kill_process",
+        "oom_kill_process",
+        DECISION_END,
+    ),
+    Rung::new(
+        Attach::FEntry,
+        "fentry_oom_kill_process",
+        "oom_kill_process",
+        DECISION,
+    ),
 ];
 const FENTRY_CANDIDATES: [Rung; 2] = [
     Rung::new(Attach::FExit, "fexit_oom_badness", "oom_badness", SCORE),
-    Rung::new(Attach::FEntry, "fentry_out_of_memory", "out_of_memory", SCORE_BEGIN),
+    Rung::new(
+        Attach::FEntry,
+        "fentry_out_of_memory",
+        "out_of_memory",
+        SCORE_BEGIN,
+    ),
 ];
 const KPROBE_DECISION: [Rung; 2] = [
-    Rung::new(Attach::KRetProbe, "kretprobe_oom_kill_process", "oom_kill_process", DECISION_END),
-    Rung::new(Attach::KProbe, "kprobe_oom_kill_process", "oom_kill_process", DECISION),
+    Rung::new(
+        Attach::KRetProbe,
+        "kretprobe_oom_kill_process",
+        "oom_kill_process",
+        DECISION_END,
+    ),
+    Rung::new(
+        Attach::KProbe,
+        "kprobe_oom_kill_process",
+        "oom_kill_process",
+        DECISION,
+    ),
 ];
 const KPROBE_CANDIDATES: [Rung; 3] = [
-    Rung::new(Attach::KRetProbe, "kretprobe_oom_badness", "oom_badness", SCORE),
+    Rung::new(
+        Attach::KRetProbe,
+        "kretprobe_oom_badness",
+        "oom_badness",
+        SCORE,
+    ),
     Rung::new(Attach::KProbe, "kprobe_oom_badness", "oom_badness", SCORE),
-    Rung::new(Attach::KProbe, "kprobe_out_of_memory", "out_of_memory", SCORE_BEGIN),
+    Rung::new(
+        Attach::KProbe,
+        "kprobe_out_of_memory",
+        "out_of_memory",
+        SCORE_BEGIN,
+    ),
 ];
 
 /// The climb.
@@ -194,7 +244,8 @@ impl Rungs<'_> {
     /// Attaches everything that is allowed and can be had. The victim's hook comes last, so that
     /// whatever it sees, the others have seen too.
     pub fn climb(&mut self) -> Result<(), ProbeError> {
-        self.load(&VICTIM, None).map_err(|error| refused("the hook mark_victim", error, self.host))?;
+        self.load(&VICTIM, None)
+            .map_err(|error| refused("the hook mark_victim", error, self.host))?;
 
         self.optional(&OUTCOME, "outcome", None);
         self.decision();
@@ -219,7 +270,10 @@ impl Rungs<'_> {
             self.skip(FENTRY_DECISION.iter().chain(&FENTRY_CANDIDATES), reason);
             return;
         }
-        let btf = self.allowed.has("fentry").then(|| function_ids(self.functions));
+        let btf = self
+            .allowed
+            .has("fentry")
+            .then(|| function_ids(self.functions));
         if self.optional(&FENTRY_DECISION, "fentry", btf.as_ref()) {
             self.candidates(&FENTRY_CANDIDATES, btf.as_ref());
         } else if self.optional(&KPROBE_DECISION, "kprobe", None) {
@@ -241,7 +295,8 @@ impl Rungs<'_> {
     }
 
     fn skip<'r>(&mut self, rungs: impl Iterator<Item = &'r Rung>, reason: &str) {
-        self.hooks.extend(rungs.map(|rung| rung.fact(Some(reason.to_owned()))));
+        self.hooks
+            .extend(rungs.map(|rung| rung.fact(Some(reason.to_owned()))));
     }
 
     /// Attaches all of `rungs`, or none; says why not in the hooks' facts.
@@ -271,13 +326,9 @@ impl Rungs<'_> {
             return Err(ProgramError::NotLoaded);
         };
         match (rung.attach, btf) {
-            (Attach::RawTracePoint, _) => {
-                <&mut RawTracePoint>::try_from(program)?.load()
-            }
+            (Attach::RawTracePoint, _) => <&mut RawTracePoint>::try_from(program)?.load(),
             (Attach::KProbe | Attach::KRetProbe, _) => <&mut KProbe>::try_from(program)?.load(),
-            (Attach::FEntry, Some(btf)) => {
-                <&mut FEntry>::try_from(program)?.load(rung.target, btf)
-            }
+            (Attach::FEntry, Some(btf)) => <&mut FEntry>::try_from(program)?.load(rung.target, btf),
             (Attach::FExit, Some(btf)) => <&mut FExit>::try_from(program)?.load(rung.target, btf),
             (Attach::FEntry | Attach::FExit, None) => Err(ProgramError::NotLoaded),
         }
@@ -288,20 +339,22 @@ impl Rungs<'_> {
             return Err(ProgramError::NotLoaded);
         };
         match rung.attach {
-            Attach::RawTracePoint => {
-                <&mut RawTracePoint>::try_from(program)?.attach(rung.target).map(drop)
-            }
+            Attach::RawTracePoint => <&mut RawTracePoint>::try_from(program)?
+                .attach(rung.target)
+                .map(drop),
             Attach::FEntry => <&mut FEntry>::try_from(program)?.attach().map(drop),
             Attach::FExit => <&mut FExit>::try_from(program)?.attach().map(drop),
-            Attach::KProbe | Attach::KRetProbe => {
-                <&mut KProbe>::try_from(program)?.attach(rung.target, 0).map(drop)
-            }
+            Attach::KProbe | Attach::KRetProbe => <&mut KProbe>::try_from(program)?
+                .attach(rung.target, 0)
+                .map(drop),
         }
     }
 
     /// Takes a program back out of the kernel; one that is not loaded stays as it is.
     fn unload(&mut self, rung: &Rung) {
-        let Some(program) = self.ebpf.program_mut(rung.program) else { return };
+        let Some(program) = self.ebpf.program_mut(rung.program) else {
+            return;
+        };
         let _ = match rung.attach {
             Attach::RawTracePoint => {
                 <&mut RawTracePoint>::try_from(program).and_then(RawTracePoint::unload)
@@ -320,7 +373,11 @@ impl Rungs<'_> {
 /// aya finds the id of a function to hook by its name. The kernel's whole BTF would tell it, too,
 /// at the price of 15 MB and 20 ms.
 fn function_ids(functions: &FunctionFacts) -> Btf {
-    let FunctionFacts { oom_kill_process, oom_badness, out_of_memory } = *functions;
+    let FunctionFacts {
+        oom_kill_process,
+        oom_badness,
+        out_of_memory,
+    } = *functions;
     let mut wanted: Vec<(u32, &str)> = [
         (oom_kill_process, "oom_kill_process"),
         (oom_badness, "oom_badness"),
@@ -344,7 +401,11 @@ fn function_ids(functions: &FunctionFacts) -> Btf {
 
 /// An error and its causes in one line; of a verifier's log the last line that says something.
 fn explain(error: &ProgramError) -> String {
-    if let ProgramError::LoadError { io_error, verifier_log } = error {
+    if let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    {
         let log = verifier_log.to_string();
         let said = log
             .lines()
@@ -365,10 +426,18 @@ fn explain(error: &ProgramError) -> String {
 }
 
 /// An error of the first rung, with the reason and the remedy where they can be told.
-pub fn refused(what: &str, error: impl Into<Box<dyn Error + Send + Sync>>, host: &Host) -> ProbeError {
+pub fn refused(
+    what: &str,
+    error: impl Into<Box<dyn Error + Send + Sync>>,
+    host: &Host,
+) -> ProbeError {
     let error: Box<dyn Error + Send + Sync> = error.into();
     match host.why_refused() {
-        Some(advice) => ProbeError::Refused { what: what.to_owned(), source: error, advice },
+        Some(advice) => ProbeError::Refused {
+            what: what.to_owned(),
+            source: error,
+            advice,
+        },
         None => match error.downcast::<ProgramError>() {
             Ok(error) => object(what, explain(&error)),
             Err(error) => object(what, error),
@@ -405,6 +474,12 @@ mod tests {
         let set: HookSet = "kmsg, outcome".parse().unwrap();
         assert!(set.has("raw_tp") && set.has("kmsg") && set.has("outcome") && !set.has("fentry"));
         assert_eq!("all".parse::<HookSet>().unwrap(), HookSet::ALL);
-        assert!("ptrace".parse::<HookSet>().unwrap_err().to_string().contains("fentry"));
+        assert!(
+            "ptrace"
+                .parse::<HookSet>()
+                .unwrap_err()
+                .to_string()
+                .contains("fentry")
+        );
     }
 }

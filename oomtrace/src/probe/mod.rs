@@ -18,11 +18,11 @@ use oomtrace_common::{Counters, Layout};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
+pub use self::ladder::{HookSet, UnknownHook};
 use self::{
     counters::SharedCounters,
     decode::{DecodeError, Record},
 };
-pub use self::ladder::{HookSet, UnknownHook};
 use crate::{btf, event::Hook, host::Host};
 
 /// The compiled programs. `cargo xtask build-ebpf` makes it; its source is `oomtrace-ebpf/`.
@@ -100,7 +100,11 @@ impl Probe {
         }
 
         let layout = LayoutData(resolved.layout);
-        let log_level: u8 = if request.ebpf_log { aya_log::Level::Debug as u8 } else { 0 };
+        let log_level: u8 = if request.ebpf_log {
+            aya_log::Level::Debug as u8
+        } else {
+            0
+        };
         let mut ebpf = loader()
             .override_global("LAYOUT", &layout, true)
             .override_global(aya_log::LEVEL, &log_level, false)
@@ -130,7 +134,13 @@ impl Probe {
         } else {
             None
         };
-        Ok(Self { ebpf: Some(ebpf), ring, counters, logger, hooks })
+        Ok(Self {
+            ebpf: Some(ebpf),
+            ring,
+            counters,
+            logger,
+            hooks,
+        })
     }
 
     /// The hook ladder: what is attached, and why the rest is not.
@@ -174,7 +184,13 @@ impl AsRawFd for Probe {
 /// be opened while it tries. This process has no other thread yet.
 fn loader<'a>() -> EbpfLoader<'a> {
     let limits = getrlimit(Resource::Nofile);
-    let lowered = setrlimit(Resource::Nofile, Rlimit { current: Some(0), ..limits });
+    let lowered = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(0),
+            ..limits
+        },
+    );
     let mut loader = EbpfLoader::new();
     if lowered.is_ok()
         && let Err(error) = setrlimit(Resource::Nofile, limits)
@@ -186,12 +202,13 @@ fn loader<'a>() -> EbpfLoader<'a> {
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &str) -> Result<aya::maps::Map, ProbeError> {
-    ebpf.take_map(name).ok_or_else(|| object("the eBPF object", format!("it has no map {name}")))
+    ebpf.take_map(name)
+        .ok_or_else(|| object("the eBPF object", format!("it has no map {name}")))
 }
 
-fn object(
-    what: &str,
-    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> ProbeError {
-    ProbeError::Object { what: what.to_owned(), source: source.into() }
+fn object(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> ProbeError {
+    ProbeError::Object {
+        what: what.to_owned(),
+        source: source.into(),
+    }
 }

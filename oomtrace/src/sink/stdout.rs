@@ -63,7 +63,10 @@ impl Stdout {
             }
             None => Target::Blocking(file),
         };
-        Ok(Self { target, queue: BytesMut::new() })
+        Ok(Self {
+            target,
+            queue: BytesMut::new(),
+        })
     }
 
     /// Where to append what is to be written.

@@ -43,9 +43,10 @@ pub(super) struct Check {
 /// Runs the self-test.
 pub(super) fn run() -> Outcome {
     match kill_and_watch() {
-        Ok((event, pid)) => {
-            Outcome { checks: checks(&event, pid), event: Some(event) }
-        }
+        Ok((event, pid)) => Outcome {
+            checks: checks(&event, pid),
+            event: Some(event),
+        },
         Err(error) => Outcome {
             checks: vec![Check {
                 name: "a kill is seen".to_owned(),
@@ -60,10 +61,14 @@ pub(super) fn run() -> Outcome {
 /// The hidden verb: waits for a line, then takes memory until killed.
 pub(in crate::cli) fn victim() -> Result<ExitCode> {
     let mut line = [0];
-    std::io::stdin().read_exact(&mut line).context("waiting to be let go")?;
+    std::io::stdin()
+        .read_exact(&mut line)
+        .context("waiting to be let go")?;
     // Random bytes, so that no kernel can merge or compress the pages away.
     let mut memory = Vec::with_capacity(APPETITE_BYTES);
-    fs::File::open("/dev/urandom")?.take(APPETITE_BYTES as u64).read_to_end(&mut memory)?;
+    fs::File::open("/dev/urandom")?
+        .take(APPETITE_BYTES as u64)
+        .read_to_end(&mut memory)?;
     bail!("took {} bytes and was not killed", memory.len())
 }
 
@@ -92,7 +97,13 @@ fn kill_and_watch() -> Result<(Value, u32)> {
     );
     let pid = victim.0.id();
     cgroup.admit(pid)?;
-    victim.0.stdin.take().context("its input")?.write_all(b"\n").context("letting it go")?;
+    victim
+        .0
+        .stdin
+        .take()
+        .context("its input")?
+        .write_all(b"\n")
+        .context("letting it go")?;
     let event = wait_for(&events, |event| {
         event["kind"] == "oom_kill" && event["victim"]["pid"] == pid
     })
@@ -106,19 +117,45 @@ fn checks(event: &Value, pid: u32) -> Vec<Check> {
     let path = victim["cgroup"]["path"].as_str().unwrap_or_default();
     let known = |value: &Value| !value.is_null();
     let looked_at: [(&str, bool, &Value); 9] = [
-        ("the victim's process id", victim["pid"] == pid, &victim["pid"]),
+        (
+            "the victim's process id",
+            victim["pid"] == pid,
+            &victim["pid"],
+        ),
         ("its name", known(&victim["comm"]), &victim["comm"]),
         ("its executable", known(&victim["exe"]), &victim["exe"]),
         (
             "its memory",
-            victim["memory"]["anon_rss_bytes"].as_u64().is_some_and(|anon| anon > LIMIT_BYTES / 2),
+            victim["memory"]["anon_rss_bytes"]
+                .as_u64()
+                .is_some_and(|anon| anon > LIMIT_BYTES / 2),
             &victim["memory"],
         ),
-        ("its memory cgroup", path.contains(TestCgroup::PREFIX), &victim["cgroup"]["path"]),
-        ("its points", known(&victim["badness_pages"]), &victim["badness_pages"]),
-        ("the constraint", oom["constraint"] == "memcg", &oom["constraint"]),
-        ("the limit", oom["memcg"]["limit_bytes"] == LIMIT_BYTES, &oom["memcg"]["limit_bytes"]),
-        ("the trigger", event["trigger"]["pid"] == pid, &event["trigger"]["pid"]),
+        (
+            "its memory cgroup",
+            path.contains(TestCgroup::PREFIX),
+            &victim["cgroup"]["path"],
+        ),
+        (
+            "its points",
+            known(&victim["badness_pages"]),
+            &victim["badness_pages"],
+        ),
+        (
+            "the constraint",
+            oom["constraint"] == "memcg",
+            &oom["constraint"],
+        ),
+        (
+            "the limit",
+            oom["memcg"]["limit_bytes"] == LIMIT_BYTES,
+            &oom["memcg"]["limit_bytes"],
+        ),
+        (
+            "the trigger",
+            event["trigger"]["pid"] == pid,
+            &event["trigger"]["pid"],
+        ),
     ];
     looked_at
         .into_iter()

@@ -1,8 +1,11 @@
 //! The bytes of a ring-buffer record to a value: sentinels become `None`, paths become paths.
 
+#[cfg(test)]
+mod tests;
+
 use oomtrace_common::{
-    Candidate, CandidateList, DecisionEnd, DecisionRecord, Exit, Header, Level, MAX_LEVELS,
-    PeerKill, Reap, RecordKind, TASK_COMM_BYTES, VICTIM_HAS_MM, VICTIM_LIVE_KILL, VictimRecord,
+    Candidate, CandidateList, DecisionEnd, DecisionRecord, Exit, Header, Level, PeerKill, Reap,
+    RecordKind, VICTIM_HAS_MM, VICTIM_LIVE_KILL, VictimRecord,
 };
 use thiserror::Error;
 
@@ -89,7 +92,9 @@ pub struct Memory {
 impl Memory {
     /// Resident pages of all kinds, as `get_mm_rss` counts them.
     pub const fn rss_pages(&self) -> u64 {
-        self.anon_pages.saturating_add(self.file_pages).saturating_add(self.shmem_pages)
+        self.anon_pages
+            .saturating_add(self.file_pages)
+            .saturating_add(self.shmem_pages)
     }
 }
 
@@ -232,24 +237,37 @@ pub enum ReapStep {
 /// When the bytes are not a record of this version's programs.
 pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
     let header: Header = read(bytes)?;
-    let bytes = bytes.get(..header.size as usize).ok_or(DecodeError::Short {
-        have: bytes.len(),
-        need: header.size as usize,
-    })?;
+    let bytes = bytes
+        .get(..header.size as usize)
+        .ok_or(DecodeError::Short {
+            have: bytes.len(),
+            need: header.size as usize,
+        })?;
     let kind = RecordKind::from_u32(header.kind).ok_or(DecodeError::Kind(header.kind))?;
     Ok(match kind {
         RecordKind::Victim => Record::Victim(Box::new(victim(bytes)?)),
         RecordKind::Decision => Record::Decision(Box::new(decision(bytes)?)),
-        RecordKind::DecisionEnd => {
-            Record::DecisionEnd { decision_ns: read::<DecisionEnd>(bytes)?.header.decision_ns }
-        }
+        RecordKind::DecisionEnd => Record::DecisionEnd {
+            decision_ns: read::<DecisionEnd>(bytes)?.header.decision_ns,
+        },
         RecordKind::Candidates => candidates(bytes)?,
         RecordKind::Exit => {
-            let Exit { header, pid, pad: _ } = read(bytes)?;
-            Record::Exit { time_ns: header.time_ns, pid }
+            let Exit {
+                header,
+                pid,
+                pad: _,
+            } = read(bytes)?;
+            Record::Exit {
+                time_ns: header.time_ns,
+                pid,
+            }
         }
         RecordKind::Reap => {
-            let Reap { header: _, tid, step } = read(bytes)?;
+            let Reap {
+                header: _,
+                tid,
+                step,
+            } = read(bytes)?;
             let step = match step {
                 1 => ReapStep::Start,
                 2 => ReapStep::Finish,
@@ -259,13 +277,21 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             Record::Reap { tid, step }
         }
         RecordKind::PeerKill => {
-            let PeerKill { header: _, task: target, role, pad: _ } = read(bytes)?;
-            Record::PeerKill { task: task(&target, None), repeated: role == 1 }
+            let PeerKill {
+                header: _,
+                task: target,
+                role,
+                pad: _,
+            } = read(bytes)?;
+            Record::PeerKill {
+                task: task(&target, None),
+                repeated: role == 1,
+            }
         }
     })
 }
 
-/// Types that any bytes of their length are a value of.
+/// Types that any bytes of their length are a value of, and whose values are all bytes.
 ///
 /// # Safety
 /// The type is `repr(C)` and made of integers, without implicit padding.
@@ -286,13 +312,18 @@ unsafe impl Plain for Exit {}
 unsafe impl Plain for Reap {}
 // SAFETY: as above.
 unsafe impl Plain for PeerKill {}
+// SAFETY: as above.
+unsafe impl Plain for oomtrace_common::Task {}
 // SAFETY: an integer.
 unsafe impl Plain for u32 {}
 
 fn read<T: Plain>(bytes: &[u8]) -> Result<T, DecodeError> {
     let need = size_of::<T>();
     if bytes.len() < need {
-        return Err(DecodeError::Short { have: bytes.len(), need });
+        return Err(DecodeError::Short {
+            have: bytes.len(),
+            need,
+        });
     }
     // SAFETY: there are enough bytes, and any are a `T`.
     Ok(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
@@ -310,13 +341,17 @@ fn victim(bytes: &[u8]) -> Result<Victim, DecodeError> {
         levels,
         paths,
     } = record;
-    let mut tail = Tail { rest: &bytes[size_of::<VictimRecord>()..], cut: paths.cut };
+    let mut tail = Tail {
+        rest: &bytes[size_of::<VictimRecord>()..],
+        cut: paths.cut,
+    };
     let cgroup = tail.take(paths.cgroup_bytes, 0)?;
     let trigger_cgroup = tail.take(paths.trigger_bytes, 1)?;
     let exe = tail.take(paths.exe_bytes, 2)?;
-    let levels =
-        levels.get(..level_count as usize).ok_or(DecodeError::Lengths)?.to_vec();
-    const { assert!(MAX_LEVELS > 0) };
+    let levels = levels
+        .get(..level_count as usize)
+        .ok_or(DecodeError::Lengths)?
+        .to_vec();
     Ok(Victim {
         time_ns: header.time_ns,
         decision_ns: non_zero(header.decision_ns),
@@ -351,7 +386,10 @@ fn decision(bytes: &[u8]) -> Result<Decision, DecodeError> {
         message,
         paths,
     } = record;
-    let mut tail = Tail { rest: &bytes[size_of::<DecisionRecord>()..], cut: paths.cut };
+    let mut tail = Tail {
+        rest: &bytes[size_of::<DecisionRecord>()..],
+        cut: paths.cut,
+    };
     let path = tail.take(paths.cgroup_bytes, 0)?;
     Ok(Decision {
         decision_ns: header.decision_ns,
@@ -363,7 +401,11 @@ fn decision(bytes: &[u8]) -> Result<Decision, DecodeError> {
         chosen_pid: non_zero(chosen_pid),
         message: until_nul(&message).to_vec(),
         memcg: (has_memcg != 0).then(|| DecisionMemcg {
-            cgroup: CgroupRef { id: memcg_id, version: version(hierarchy_id), path: Some(path) },
+            cgroup: CgroupRef {
+                id: memcg_id,
+                version: version(hierarchy_id),
+                path: Some(path),
+            },
             usage_pages,
             max_pages,
             swap_usage_pages,
@@ -405,7 +447,11 @@ fn candidates(bytes: &[u8]) -> Result<Record, DecodeError> {
             })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Record::Candidates { decision_ns: header.decision_ns, total, items })
+    Ok(Record::Candidates {
+        decision_ns: header.decision_ns,
+        total,
+        items,
+    })
 }
 
 fn task(record: &oomtrace_common::Task, path: Option<KernelPath>) -> Task {
@@ -484,8 +530,10 @@ struct Tail<'a> {
 impl Tail<'_> {
     /// The next path, of `length` bytes.
     fn take(&mut self, length: u32, place: u32) -> Result<KernelPath, DecodeError> {
-        let (names, rest) =
-            self.rest.split_at_checked(length as usize).ok_or(DecodeError::Lengths)?;
+        let (names, rest) = self
+            .rest
+            .split_at_checked(length as usize)
+            .ok_or(DecodeError::Lengths)?;
         self.rest = rest;
         let cut = self.cut & (1 << place) != 0;
         let mut bytes = Vec::with_capacity(names.len() + 1);
@@ -502,5 +550,3 @@ impl Tail<'_> {
         Ok(KernelPath { bytes, cut })
     }
 }
-
-const _: () = assert!(TASK_COMM_BYTES == 16);
