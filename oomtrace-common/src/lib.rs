@@ -13,6 +13,6 @@ pub use layout::{ABSENT, Layout};
 pub use record::{
     CANDIDATE_SLOTS, Candidate, CandidateList, Counters, DATA_BYTES, DATA_SLACK, DecisionEnd,
     DecisionRecord, Exit, Header, LEVEL_OOM_GROUP, Level, MAX_LEVELS, Memory, NAME_BYTES, Paths,
-    PeerKill, Reap, RecordKind, Settings, TASK_COMM_BYTES, Task, VICTIM_HAS_MM, VICTIM_LIVE_KILL,
+    PeerKill, Reap, RecordKind, TASK_COMM_BYTES, Task, VICTIM_HAS_MM, VICTIM_LIVE_KILL,
     VictimRecord,
 };

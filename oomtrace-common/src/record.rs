@@ -282,7 +282,8 @@ pub struct Reap {
     pub step: u32,
 }
 
-/// The OOM killer sent SIGKILL without a mark.
+/// The OOM killer sent SIGKILL to a process that shares the victim's memory. The kernel neither
+/// marks nor counts it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct PeerKill {
@@ -290,27 +291,18 @@ pub struct PeerKill {
     pub header: Header,
     /// Its target.
     pub task: Task,
-    /// 1: a victim walked again by a group kill, which the kernel counts a second time;
-    /// 2: a process that shares the victim's memory, which the kernel does not count.
-    pub role: u32,
-    /// Explicit padding.
-    pub pad: u32,
 }
 
-/// What user space asks of the programs; read-only to them.
-#[derive(Clone, Copy, Debug, Default)]
-#[repr(C)]
-pub struct Settings {
-    /// 1 when the return of `oom_badness` is hooked, so that candidates are sent.
-    pub candidates: u32,
-}
-
-/// What could not be sent, by [`RecordKind`]; shared memory, added to atomically.
+/// What the programs count; shared memory, added to atomically.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Counters {
-    /// Records dropped because the ring buffer was full.
+    /// Records dropped because the ring buffer was full, by [`RecordKind`].
     pub dropped: [u64; RecordKind::COUNT],
+    /// Kills among the dropped [`VictimRecord`]s; the rest were marks.
+    pub dropped_kills: u64,
+    /// Victims that a group kill walked over again: the kernel counts each once more.
+    pub repeated_kills: u64,
     /// Victims whose exit cannot be followed, because too many are dying at once.
     pub unfollowed: u64,
 }

@@ -99,7 +99,7 @@ pub struct Tracer {
     totals: Totals,
     seq: u64,
     dropped: u64,
-    dropped_victims: u64,
+    dropped_kills: u64,
     lost_at: HashMap<LossPlace, u64>,
     oom_kills_before: Option<u64>,
 }
@@ -166,7 +166,7 @@ impl Tracer {
             totals: Totals::default(),
             seq: 0,
             dropped: 0,
-            dropped_victims: 0,
+            dropped_kills: 0,
             lost_at: HashMap::new(),
             oom_kills_before,
         })
@@ -349,15 +349,14 @@ impl Tracer {
         if dropped == self.dropped {
             return;
         }
-        let victims = counters.dropped[oomtrace_common::RecordKind::Victim as usize];
         let lost = dropped - self.dropped;
-        let lost_victims = victims - self.dropped_victims;
-        (self.dropped, self.dropped_victims) = (dropped, victims);
+        let lost_kills = counters.dropped_kills - self.dropped_kills;
+        (self.dropped, self.dropped_kills) = (dropped, counters.dropped_kills);
         self.joiner.lost();
-        self.loss(LossPlace::RingBuffer, Some(lost), lost_victims);
+        self.loss(LossPlace::RingBuffer, Some(lost), lost_kills);
     }
 
-    fn loss(&mut self, place: LossPlace, lost: Option<u64>, lost_victims: u64) {
+    fn loss(&mut self, place: LossPlace, lost: Option<u64>, lost_kills: u64) {
         let total = self.lost_at.entry(place).or_default();
         *total += lost.unwrap_or(0);
         let lost_total = *total;
@@ -370,7 +369,7 @@ impl Tracer {
             head,
             place,
             lost,
-            lost_victims,
+            lost_kills,
             lost_total,
             reconciliation,
         })));
@@ -380,11 +379,8 @@ impl Tracer {
     /// are under way it is ahead.
     fn reconcile(&self) -> Option<Reconciliation> {
         let counted = host::vmstat_oom_kills()?.checked_sub(self.oom_kills_before?)?;
-        let (seen, repeated, lost) = (
-            self.totals.kills,
-            self.joiner.repeated(),
-            self.dropped_victims,
-        );
+        let repeated = self.probe.counters().repeated_kills;
+        let (seen, lost) = (self.totals.kills, self.dropped_kills);
         Some(Reconciliation {
             kernel_oom_kills: counted,
             seen,
@@ -401,6 +397,7 @@ impl Tracer {
         reconciliation: Option<Reconciliation>,
     ) {
         self.totals.kernel_reports = self.joiner.reports();
+        self.totals.unfollowed = self.joiner.unfollowed() + self.probe.counters().unfollowed;
         let status = Status {
             head: self.head("status"),
             phase,

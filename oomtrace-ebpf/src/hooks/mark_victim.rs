@@ -87,7 +87,13 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
         decision.last_group = u32::from(in_group(record));
     }
     // SAFETY: the record and `used` bytes of the tail are filled.
-    unsafe { maps::send(RecordKind::Victim, record, size) };
+    let sent = unsafe { maps::send(RecordKind::Victim, record, size) };
+    // Read back, so that it is not a second state throughout the loops above.
+    // SAFETY: a place in the record.
+    let flags = unsafe { (&raw const record.flags).read_volatile() };
+    if !sent && flags & VICTIM_LIVE_KILL != 0 {
+        maps::count(|counters| unsafe { &raw mut (*counters).dropped_kills });
+    }
     debug!(&ctx, "mark_victim: pid {} by {}", pid, ctx.pid());
     0
 }

@@ -23,11 +23,6 @@ const SEND_SIG_PRIV: u64 = 1;
 /// `PF_EXITING` (`include/linux/sched.h`).
 const PF_EXITING: u32 = 4;
 
-/// A victim that a group kill walks again, and the kernel counts again.
-const REPEAT: u32 = 1;
-/// A process that shares the victim's address space.
-const MM_SHARER: u32 = 2;
-
 #[raw_tracepoint(tracepoint = "signal_generate")]
 fn signal_generate(ctx: RawTracePointContext) -> u32 {
     if ctx.arg::<i32>(0) != SIGKILL || ctx.arg::<u64>(1) != SEND_SIG_PRIV {
@@ -50,13 +45,14 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
         .follow(offset!(task_signal))
         .follow(offset!(signal_oom_mm))
         .is_null();
-    let role = if marked && (decision.killing == 1 || decision.last_group == 1) {
-        REPEAT
-    } else if decision.last_mm != 0 && task.read::<u64>(offset!(task_mm)) == decision.last_mm {
-        MM_SHARER
-    } else {
+    if marked && (decision.killing == 1 || decision.last_group == 1) {
+        // A group kill walks over the victim it began with once more.
+        maps::count(|counters| unsafe { &raw mut (*counters).repeated_kills });
         return 0;
-    };
+    }
+    if decision.last_mm == 0 || task.read::<u64>(offset!(task_mm)) != decision.last_mm {
+        return 0;
+    }
     let size = size_of::<PeerKill>();
     let Some(mut entry) = RECORDS.reserve::<PeerKill>(0) else {
         maps::count(|counters| unsafe {
@@ -68,8 +64,6 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
     let record = unsafe { &mut *entry.as_mut_ptr() };
     record.header = maps::header(RecordKind::PeerKill, size);
     kernel::describe_task(task, &mut record.task);
-    record.role = role;
-    record.pad = 0;
     entry.submit(0);
     0
 }

@@ -517,8 +517,8 @@ pub struct Loss {
     pub place: LossPlace,
     /// How many since the last `loss` record of this place; null where the kernel does not tell.
     pub lost: Option<u64>,
-    /// How many of them were victims.
-    pub lost_victims: u64,
+    /// How many of them were kills.
+    pub lost_kills: u64,
     /// How many were lost at this place in this run, as far as known.
     pub lost_total: u64,
     /// The kernel's count beside ours.
@@ -624,6 +624,8 @@ pub struct Totals {
     pub marks: u64,
     /// `oom_outcome` records.
     pub outcomes: u64,
+    /// Victims whose outcome is not told, because too many were dying at once.
+    pub unfollowed: u64,
     /// Records lost.
     pub lost: u64,
     /// Kernel OOM reports read from the log.

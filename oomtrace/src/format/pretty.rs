@@ -210,7 +210,7 @@ impl Page {
             "{}  {}    {lost} records {place} ({} of them kills)\n\n",
             self.paint(DIM, clock(&event.head.time)),
             self.paint(ALARM, "LOST"),
-            event.lost_victims,
+            event.lost_kills,
         )
     }
 

@@ -158,8 +158,6 @@ pub struct Joiner {
     followed: HashMap<u32, Followed>,
     /// Outcomes whose kill has gone out.
     outcomes: VecDeque<Outcome>,
-    /// Victims the kernel counted once more.
-    repeated: u64,
     /// Reports read from the log.
     reports: u64,
     /// Victims whose outcome will not be told, because too many are dying.
@@ -178,15 +176,9 @@ impl Joiner {
             lines: VecDeque::new(),
             followed: HashMap::new(),
             outcomes: VecDeque::new(),
-            repeated: 0,
             reports: 0,
             unfollowed: 0,
         }
-    }
-
-    /// Victims the kernel counted once more than there are, so far.
-    pub const fn repeated(&self) -> u64 {
-        self.repeated
     }
 
     /// Reports read from the log, so far.
@@ -236,9 +228,8 @@ impl Joiner {
                     followed.reap_skipped |= step == ReapStep::Skip;
                 }
             }
-            Record::PeerKill { task, repeated } => {
-                self.repeated += u64::from(repeated);
-                tracing::debug!(pid = task.pid, repeated, "SIGKILL without a mark");
+            Record::PeerKill(task) => {
+                tracing::debug!(pid = task.pid, "killed with the victim whose memory it shares");
             }
         }
     }

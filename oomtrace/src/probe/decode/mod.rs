@@ -211,13 +211,8 @@ pub enum Record {
         /// What it did.
         step: ReapStep,
     },
-    /// The OOM killer sent SIGKILL without a mark.
-    PeerKill {
-        /// To whom.
-        task: Task,
-        /// Whether the kernel counts it as one more kill.
-        repeated: bool,
-    },
+    /// The OOM killer sent SIGKILL to a process that shares the victim's memory.
+    PeerKill(Task),
 }
 
 /// What the OOM reaper did.
@@ -280,13 +275,8 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
             let PeerKill {
                 header: _,
                 task: target,
-                role,
-                pad: _,
             } = read(bytes)?;
-            Record::PeerKill {
-                task: task(&target, None),
-                repeated: role == 1,
-            }
+            Record::PeerKill(task(&target, None))
         }
     })
 }
