@@ -293,6 +293,27 @@ pub struct PeerKill {
     pub task: Task,
 }
 
+/// [`SelfCheck::state`]: the next signal that a task sends itself is looked at.
+pub const CHECK_ARMED: u64 = 1;
+/// [`SelfCheck::state`]: it was.
+pub const CHECK_DONE: u64 = 2;
+
+/// A task as the layout shows it, beside what the kernel's own helpers say of the same task.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct SelfCheck {
+    /// `CHECK_*`.
+    pub state: u64,
+    /// `bpf_get_current_pid_tgid`.
+    pub pid_tgid: u64,
+    /// `bpf_get_current_uid_gid`.
+    pub uid_gid: u64,
+    /// `bpf_get_current_comm`.
+    pub comm: [u8; TASK_COMM_BYTES],
+    /// The task, read by the layout.
+    pub task: Task,
+}
+
 /// What the programs count; shared memory, added to atomically.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

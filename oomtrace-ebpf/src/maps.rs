@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, RingBuf},
 };
 use oomtrace_common::{
-    CandidateList, Counters, DATA_BYTES, DATA_SLACK, DecisionRecord, Header, RecordKind,
+    CandidateList, Counters, DATA_BYTES, DATA_SLACK, DecisionRecord, Header, RecordKind, SelfCheck,
     VictimRecord,
 };
 
@@ -71,6 +71,10 @@ pub static KILLED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(512, 0);
 /// Victims that have not exited yet, by process id.
 #[map]
 pub static DYING: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
+
+/// The layout, put to the test at start.
+#[map]
+pub static CHECK: Array<SelfCheck> = Array::with_max_entries(1, 0);
 
 /// The decision under way, if the current task is the one that takes it.
 #[inline(always)]

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     os::fd::{AsRawFd, RawFd},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -55,6 +56,8 @@ pub struct Options {
     pub oom_score_adj: Option<i32>,
     /// Whether the programs log.
     pub ebpf_log: bool,
+    /// The kernel's BTF, where it is not in its usual place.
+    pub btf: Option<PathBuf>,
 }
 
 /// Why the tracer stops.
@@ -117,6 +120,7 @@ impl Tracer {
                 hooks: options.hooks,
                 ring_bytes: options.ring_bytes,
                 ebpf_log: options.ebpf_log,
+                btf: options.btf.as_deref(),
             },
             host,
         )?;
@@ -425,7 +429,7 @@ impl Tracer {
             }
             let counts = self.reconcile();
             let settled = counts.is_none_or(|counts| counts.unaccounted <= 0);
-            if (settled && self.joiner.deadline_ns().is_none()) || Instant::now() >= deadline {
+            if (settled && !self.joiner.is_waiting()) || Instant::now() >= deadline {
                 break;
             }
             // Kills that the kernel has counted and not marked yet, or a log line on its way.
@@ -465,7 +469,7 @@ impl Tracer {
     /// microseconds.
     fn settle_time_over(&self, deadline: Instant) -> bool {
         const SETTLE: Duration = Duration::from_millis(100);
-        self.joiner.deadline_ns().is_none() && Instant::now() + STOP_PATIENCE >= deadline + SETTLE
+        !self.joiner.is_waiting() && Instant::now() + STOP_PATIENCE >= deadline + SETTLE
     }
 }
 

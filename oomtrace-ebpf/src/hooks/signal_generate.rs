@@ -6,18 +6,22 @@
 //! also hands over the task where `mark_victim` passes only a thread id.
 
 use aya_ebpf::{
-    helpers::{bpf_get_current_pid_tgid, generated::bpf_get_current_task},
+    helpers::{
+        bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
+        generated::bpf_get_current_task,
+    },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use oomtrace_common::{PeerKill, RecordKind};
+use oomtrace_common::{CHECK_ARMED, CHECK_DONE, PeerKill, RecordKind};
 
 use crate::{
     kernel::{self, Address, offset},
-    maps::{self, KILLED, RECORDS},
+    maps::{self, CHECK, KILLED, RECORDS},
 };
 
 const SIGKILL: i32 = 9;
+const SIGURG: i32 = 23;
 /// `SEND_SIG_PRIV` (`include/linux/sched/signal.h`): the kernel itself sends.
 const SEND_SIG_PRIV: u64 = 1;
 /// `PF_EXITING` (`include/linux/sched.h`).
@@ -25,19 +29,22 @@ const PF_EXITING: u32 = 4;
 
 #[raw_tracepoint(tracepoint = "signal_generate")]
 fn signal_generate(ctx: RawTracePointContext) -> u32 {
-    if ctx.arg::<i32>(0) != SIGKILL || ctx.arg::<u64>(1) != SEND_SIG_PRIV {
+    let signal: i32 = ctx.arg(0);
+    let task = Address(ctx.arg(2));
+    if signal == SIGURG {
+        check_layout(task);
+    }
+    if signal != SIGKILL || ctx.arg::<u64>(1) != SEND_SIG_PRIV {
         return 0;
     }
     let by = bpf_get_current_pid_tgid();
-    let task = Address(ctx.arg(2));
     let _ = KILLED.insert(by, task.0, 0);
 
     let Some(decision) = maps::decision() else {
         return 0;
     };
     // A dying pid namespace kills its members the same way, from an exiting task.
-    // SAFETY: the helper has no preconditions.
-    let current = Address(unsafe { bpf_get_current_task() });
+    let current = current();
     if decision.last_by != by || current.read::<u32>(offset!(task_flags)) & PF_EXITING != 0 {
         return 0;
     }
@@ -66,4 +73,30 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
     kernel::describe_task(task, &mut record.task);
     entry.submit(0);
     0
+}
+
+/// The task that sends.
+#[inline(always)]
+fn current() -> Address {
+    // SAFETY: the helper has no preconditions.
+    Address(unsafe { bpf_get_current_task() })
+}
+
+/// Describes a task that sends itself a signal by the layout, and by the kernel's helpers: user
+/// space compares the two before it believes anything else.
+#[inline(always)]
+fn check_layout(task: Address) {
+    let Some(slot) = CHECK.get_ptr_mut(0) else {
+        return;
+    };
+    // SAFETY: the slot lives as long as the program; user space reads it when `state` is done.
+    let check = unsafe { &mut *slot };
+    if check.state != CHECK_ARMED || task != current() {
+        return;
+    }
+    check.pid_tgid = bpf_get_current_pid_tgid();
+    check.uid_gid = bpf_get_current_uid_gid();
+    check.comm = bpf_get_current_comm().unwrap_or([0; 16]);
+    kernel::describe_task(task, &mut check.task);
+    check.state = CHECK_DONE;
 }

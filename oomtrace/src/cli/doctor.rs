@@ -54,6 +54,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         hooks: HookSet::ALL,
         ring_bytes: 64 * 1024,
         ebpf_log: false,
+        btf: None,
     };
     let (hooks, error) = match Probe::attach(&request, &host) {
         Ok(mut probe) => (probe.take_hooks(), None),

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal},
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -72,6 +73,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "LIST", default_value = "all")]
     hooks: HookSet,
 
+    /// Read the kernel's BTF from this file, for a kernel that does not show its own. It is
+    /// compared with the running kernel before anything is believed
+    #[arg(long, value_name = "FILE")]
+    btf: Option<PathBuf>,
+
     /// Say nothing on standard error but errors
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
@@ -121,6 +127,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         ring_bytes: args.ring_buffer * 1024,
         oom_score_adj: Some(args.oom_score_adj),
         ebpf_log: args.verbose > 1,
+        btf: args.btf,
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

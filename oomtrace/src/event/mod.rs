@@ -481,7 +481,8 @@ pub struct Enrichment {
 /// What became of a victim.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct OomOutcome {
-    /// What every record begins with; its `event_id` is the kill's with `-outcome` behind it.
+    /// What every record begins with; its `event_id` is the kill's with `-outcome` behind it, or
+    /// `-stuck`.
     #[serde(flatten)]
     pub head: Head,
     /// Names the decision.
@@ -490,12 +491,24 @@ pub struct OomOutcome {
     pub victim_event_id: String,
     /// The victim.
     pub victim: OutcomeVictim,
+    /// What became of it.
+    pub state: VictimState,
     /// From the kill to the exit of the victim's last thread, in nanoseconds.
-    pub exit_latency_ns: u64,
+    pub exit_latency_ns: Option<u64>,
     /// Whether the OOM reaper freed its memory before it exited.
     pub reaped: bool,
     /// Whether the OOM reaper found that it had nothing left to free.
     pub reap_skipped: bool,
+}
+
+/// What became of a victim.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VictimState {
+    /// Its last thread has exited.
+    Exited,
+    /// It was killed ten seconds ago and has not exited. If it does, another outcome follows.
+    Stuck,
 }
 
 /// The victim of an outcome.

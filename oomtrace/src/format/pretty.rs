@@ -10,7 +10,7 @@ use bytes::{BufMut, BytesMut};
 
 use crate::event::{
     Candidates, Constraint, Container, Event, Loss, LossPlace, Memcg, Oom, OomKill, OomOutcome,
-    Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory,
+    Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory, VictimState,
 };
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
@@ -179,22 +179,32 @@ impl Page {
         let OomOutcome {
             head,
             victim,
+            state,
             exit_latency_ns,
             reaped,
             ..
         } = event;
+        let (label, what) = match (state, exit_latency_ns) {
+            (VictimState::Exited, Some(latency)) => (
+                self.paint(DIM, "gone"),
+                format!("{:.1} ms after the kill", *latency as f64 / 1e6),
+            ),
+            (VictimState::Exited, None) => (self.paint(DIM, "gone"), String::new()),
+            (VictimState::Stuck, _) => (
+                self.paint(ALARM, "STUCK"),
+                "still there 10 s after the kill".to_owned(),
+            ),
+        };
         let how = if *reaped {
-            ", its memory freed by the OOM reaper"
+            "; the OOM reaper freed its memory"
         } else {
             ""
         };
         format!(
-            "{}  {}    {} {}  {:.1} ms after the kill{how}\n\n",
+            "{}  {label}    {} {}  {what}{how}\n\n",
             self.paint(DIM, clock(&head.time)),
-            self.paint(DIM, "gone"),
             comm(victim.comm.as_deref()),
             pid(Some(victim.pid), None),
-            *exit_latency_ns as f64 / 1e6,
         )
     }
 

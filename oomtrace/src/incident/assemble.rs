@@ -3,15 +3,13 @@
 
 use std::sync::Arc;
 
-use oomtrace_common::LEVEL_OOM_GROUP;
-
 use super::{Kill, Outcome};
 use crate::{
     cgroup::{self, Placement},
     event::{
         Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container, Event, Head,
-        Memcg, MemcgStat, Node, Oom, OomKill, OomOutcome, OutcomeVictim, Pod, QosSource, Role,
-        SCHEMA, Scope, Source, SourceKind, Trigger, Verdict, Victim, VictimMemory, event_id,
+        Memcg, MemcgStat, Node, Oom, OomKill, OomOutcome, OutcomeVictim, Pod, QosSource, SCHEMA,
+        Scope, Source, SourceKind, Trigger, Verdict, Victim, VictimMemory, VictimState, event_id,
         gfp_flag_names, oom_id, rfc3339,
     },
     explain::{self, Footprint},
@@ -70,15 +68,23 @@ impl Assembler {
     /// What became of a victim.
     pub fn outcome(&self, outcome: &Outcome, clock: Clock) -> Event {
         let kill_id = self.kill_id(outcome.kill_ns, outcome.pid, outcome.start_ns);
+        let (name, state) = if outcome.exited {
+            ("outcome", VictimState::Exited)
+        } else {
+            ("stuck", VictimState::Stuck)
+        };
         Event::OomOutcome(Box::new(OomOutcome {
-            head: self.head(format!("{kill_id}-outcome"), outcome.exit_ns, clock),
+            head: self.head(format!("{kill_id}-{name}"), outcome.time_ns, clock),
             oom_id: oom_id(self.boot_id(), outcome.decision_ns),
             victim_event_id: kill_id,
             victim: OutcomeVictim {
                 pid: outcome.pid,
                 comm: Some(text(&outcome.comm)),
             },
-            exit_latency_ns: outcome.exit_ns.saturating_sub(outcome.kill_ns),
+            state,
+            exit_latency_ns: outcome
+                .exited
+                .then(|| outcome.time_ns.saturating_sub(outcome.kill_ns)),
             reaped: outcome.reaped,
             reap_skipped: outcome.reap_skipped,
         }))
@@ -117,7 +123,7 @@ impl Assembler {
         let verdict = verdict(&ranking, task.pid);
         let event = Box::new(OomKill {
             head,
-            oom_id: oom_id(self.boot_id(), kill.began_ns()),
+            oom_id: oom_id(self.boot_id(), kill.began_ns),
             oom,
             trigger: self.trigger(kill),
             victim,
@@ -337,7 +343,7 @@ impl Assembler {
                 .badness_pages
         });
         Victim {
-            role: role(kill),
+            role: kill.role,
             pid: *pid,
             tid: Some(*tid),
             ppid: *ppid,
@@ -499,23 +505,6 @@ fn verdict(ranking: &Option<Ranking>, victim: Option<u32>) -> Option<Verdict> {
         runner_up_pid: next.map(|next| next.pid),
         margin_pages: next.and_then(|next| item.badness_pages?.checked_sub(next.badness_pages?)),
     })
-}
-
-fn role(kill: &Kill) -> Option<Role> {
-    let pid = kill.victim.task.pid;
-    if let Some(decision) = kill.decision.as_deref() {
-        return Some(if chose(decision, pid) {
-            Role::Chosen
-        } else {
-            Role::GroupMember
-        });
-    }
-    let in_group = kill
-        .victim
-        .levels
-        .iter()
-        .any(|level| level.flags & LEVEL_OOM_GROUP != 0);
-    (kill.report.is_some() || !in_group).then_some(Role::Chosen)
 }
 
 fn chose(decision: &Decision, pid: Option<u32>) -> bool {

@@ -22,7 +22,8 @@ use oomtrace_common::LEVEL_OOM_GROUP;
 
 pub use self::assemble::Assembler;
 use crate::{
-    kernel_log::{KilledLine, Output, Report},
+    event::Role,
+    kernel_log::{KilledLine, LogPath, Output, Report},
     probe::decode::{Decision, ReapStep, Record, ScoredTask, Victim},
 };
 
@@ -30,6 +31,8 @@ use crate::{
 pub const LOG_PATIENCE_NS: u64 = 1_000_000;
 /// How long the first of a group waits to learn how many it is of.
 pub const GROUP_PATIENCE_NS: u64 = 50_000_000;
+/// After this long a victim that has not exited is reported as stuck.
+pub const STUCK_NS: u64 = 10_000_000_000;
 /// How long a line of the kernel log waits for its kill: after that, the kill was lost.
 const LINE_PATIENCE_NS: u64 = 5_000_000_000;
 
@@ -73,6 +76,10 @@ pub struct Kill {
     pub report: Option<Rc<Report>>,
     /// The kernel's words, from the line "Killed process …".
     pub killed_line: Option<KilledLine>,
+    /// When the decision began, or its first mark where no hook tells: what names it.
+    pub began_ns: u64,
+    /// Why it is among the victims, as far as known.
+    pub role: Option<Role>,
     /// The victim's place in the decision, from 0.
     pub index: u32,
     /// How many victims the decision has.
@@ -84,8 +91,10 @@ pub struct Kill {
 pub struct Outcome {
     /// When it was killed.
     pub kill_ns: u64,
-    /// When its last thread exited.
-    pub exit_ns: u64,
+    /// When this was found out.
+    pub time_ns: u64,
+    /// Whether its last thread has exited; else it has not for [`STUCK_NS`].
+    pub exited: bool,
     /// Process id.
     pub pid: u32,
     /// When it started.
@@ -132,7 +141,19 @@ struct OpenDecision {
 struct LogKill {
     line: KilledLine,
     report: Option<Rc<Report>>,
+    group: Option<Rc<LogGroup>>,
     arrived_ns: u64,
+}
+
+/// A group that is killed together, as the kernel log tells.
+#[derive(Debug)]
+struct LogGroup {
+    /// The cgroup; the front of its path where `cut`.
+    memcg: LogPath,
+    /// Thread id of the victim it began with.
+    first: u32,
+    /// The report of that decision.
+    report: Option<Rc<Report>>,
 }
 
 #[derive(Debug)]
@@ -140,6 +161,9 @@ struct Followed {
     kill_ns: u64,
     decision_ns: u64,
     tid: u32,
+    trigger_tid: u32,
+    /// How many victims of its group came after it, by the kernel log.
+    members: u32,
     start_ns: Option<u64>,
     comm: Vec<u8>,
     reaped: bool,
@@ -155,7 +179,13 @@ pub struct Joiner {
     scored: Option<(u64, Rc<Scored>)>,
     report: Option<Rc<Report>>,
     lines: VecDeque<LogKill>,
+    /// The last line "Killed process …", and the report before it.
+    last_line: Option<(u32, Option<Rc<Report>>)>,
+    /// The group the kernel log says is being killed.
+    group: Option<Rc<LogGroup>>,
     followed: HashMap<u32, Followed>,
+    /// When to look whether a victim is stuck, and its process id, in order.
+    stuck_checks: VecDeque<(u64, u32)>,
     /// Outcomes whose kill has gone out.
     outcomes: VecDeque<Outcome>,
     /// Reports read from the log.
@@ -174,7 +204,10 @@ impl Joiner {
             scored: None,
             report: None,
             lines: VecDeque::new(),
+            last_line: None,
+            group: None,
             followed: HashMap::new(),
+            stuck_checks: VecDeque::new(),
             outcomes: VecDeque::new(),
             reports: 0,
             unfollowed: 0,
@@ -229,7 +262,10 @@ impl Joiner {
                 }
             }
             Record::PeerKill(task) => {
-                tracing::debug!(pid = task.pid, "killed with the victim whose memory it shares");
+                tracing::debug!(
+                    pid = task.pid,
+                    "killed with the victim whose memory it shares"
+                );
             }
         }
     }
@@ -240,33 +276,51 @@ impl Joiner {
             Output::Report(report) => {
                 self.reports += 1;
                 self.report = Some(Rc::from(report));
+                (self.last_line, self.group) = (None, None);
             }
-            Output::Killed(line) => {
-                let report = self.report.take();
-                let waiting = self
-                    .pending
-                    .iter_mut()
-                    .find(|pending| !pending.logged && is_of(&line, &pending.kill.victim));
-                if let Some(pending) = waiting {
-                    pending.add_log(line, report);
-                } else if !self
-                    .followed
-                    .values()
-                    .any(|followed| followed.tid == line.pid)
-                {
-                    if self.lines.len() == MAX_LINES {
-                        self.lines.pop_front();
-                    }
-                    self.lines.push_back(LogKill {
-                        line,
+            Output::Killed(line) => self.killed_line(line, now_ns),
+            Output::GroupKill(group) => {
+                // It follows the line of the victim that was chosen.
+                self.group = self.last_line.take().map(|(first, report)| {
+                    Rc::new(LogGroup {
+                        memcg: group.memcg,
+                        first,
                         report,
-                        arrived_ns: now_ns,
-                    });
-                }
+                    })
+                });
             }
-            Output::GroupKill(_) => {}
             // What the next line belongs to is not known any more.
-            Output::Gap { .. } => self.report = None,
+            Output::Gap { .. } => (self.report, self.last_line, self.group) = (None, None, None),
+        }
+    }
+
+    fn killed_line(&mut self, line: KilledLine, now_ns: u64) {
+        let report = self.report.take();
+        let group = self.group.clone().filter(|group| group.first != line.pid);
+        if group.is_none() {
+            self.last_line = Some((line.pid, report.clone()));
+        }
+        let found = LogKill {
+            line,
+            report,
+            group,
+            arrived_ns: now_ns,
+        };
+        let waiting = self
+            .pending
+            .iter_mut()
+            .find(|pending| !pending.logged && is_of(&found.line, &pending.kill.victim));
+        if let Some(pending) = waiting {
+            pending.add_log(found, &mut self.followed);
+        } else if !self
+            .followed
+            .values()
+            .any(|followed| followed.tid == found.line.pid)
+        {
+            if self.lines.len() == MAX_LINES {
+                self.lines.pop_front();
+            }
+            self.lines.push_back(found);
         }
     }
 
@@ -280,6 +334,9 @@ impl Joiner {
     /// The next incident that is complete, or has waited long enough.
     pub fn next(&mut self, now_ns: u64) -> Option<Incident> {
         if let Some(outcome) = self.outcomes.pop_front() {
+            return Some(Incident::Outcome(outcome));
+        }
+        if let Some(outcome) = self.stuck(now_ns) {
             return Some(Incident::Outcome(outcome));
         }
         let first = self.pending.front()?;
@@ -300,13 +357,39 @@ impl Joiner {
 
     /// When [`Joiner::next`] may have something without further input.
     pub fn deadline_ns(&self) -> Option<u64> {
-        let first = self.pending.front()?;
-        let patience = if first.counted {
-            LOG_PATIENCE_NS
-        } else {
-            GROUP_PATIENCE_NS
-        };
-        Some(first.arrived_ns + patience)
+        let kill = self.pending.front().map(|first| {
+            let patience = if first.counted {
+                LOG_PATIENCE_NS
+            } else {
+                GROUP_PATIENCE_NS
+            };
+            first.arrived_ns + patience
+        });
+        let stuck = self.stuck_checks.front().map(|(check_ns, _)| *check_ns);
+        kill.into_iter().chain(stuck).min()
+    }
+
+    /// Whether kills are held back that will go out by themselves.
+    pub fn is_waiting(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// A victim that has not exited for too long.
+    fn stuck(&mut self, now_ns: u64) -> Option<Outcome> {
+        while let Some((check_ns, pid)) = self.stuck_checks.front().copied() {
+            let followed = self.followed.get(&pid);
+            // The id may be another process's by now.
+            let followed =
+                followed.filter(|followed| followed.kill_ns.saturating_add(STUCK_NS) == check_ns);
+            if followed.is_some() && check_ns > now_ns {
+                return None;
+            }
+            self.stuck_checks.pop_front();
+            if let Some(followed) = followed {
+                return Some(followed.outcome(pid, now_ns, false));
+            }
+        }
+        None
     }
 
     fn victim(&mut self, victim: Box<Victim>, now_ns: u64) {
@@ -327,6 +410,11 @@ impl Joiner {
             }
             None => (None, None, 0),
         };
+        let role = match &decision {
+            Some(decision) if decision.chosen_pid == victim.task.pid => Some(Role::Chosen),
+            Some(_) => Some(Role::GroupMember),
+            None => (!in_group).then_some(Role::Chosen),
+        };
         let mut pending = Pending {
             arrived_ns: now_ns,
             // A mark leaves no line in the log.
@@ -334,25 +422,29 @@ impl Joiner {
             counted: !in_group || decision.is_none() || !self.sources.decision_end,
             exit: None,
             kill: Kill {
+                began_ns: decision
+                    .as_ref()
+                    .map_or(victim.time_ns, |decision| decision.decision_ns),
                 decision,
                 scored,
                 report: None,
                 killed_line: None,
+                role,
                 index,
                 count: (!in_group).then_some(1),
                 victim,
             },
         };
+        self.follow(&pending.kill);
         self.lines
             .retain(|waiting| now_ns - waiting.arrived_ns < LINE_PATIENCE_NS);
         let line = self
             .lines
             .iter()
             .position(|waiting| is_of(&waiting.line, &pending.kill.victim));
-        if let Some(LogKill { line, report, .. }) = line.and_then(|at| self.lines.remove(at)) {
-            pending.add_log(line, report);
+        if let Some(found) = line.and_then(|at| self.lines.remove(at)) {
+            pending.add_log(found, &mut self.followed);
         }
-        self.follow(&pending.kill);
         self.pending.push_back(pending);
     }
 
@@ -365,12 +457,22 @@ impl Joiner {
             return;
         }
         let task = &kill.victim.task;
+        if self.stuck_checks.len() >= 2 * MAX_FOLLOWED {
+            self.stuck_checks.retain(|(check_ns, pid)| {
+                let followed = self.followed.get(pid);
+                followed.is_some_and(|dying| dying.kill_ns.saturating_add(STUCK_NS) == *check_ns)
+            });
+        }
+        self.stuck_checks
+            .push_back((kill.victim.time_ns.saturating_add(STUCK_NS), pid));
         self.followed.insert(
             pid,
             Followed {
                 kill_ns: kill.victim.time_ns,
-                decision_ns: kill.began_ns(),
+                decision_ns: kill.began_ns,
                 tid: task.tid,
+                trigger_tid: kill.victim.trigger.tid,
+                members: 0,
                 start_ns: task.start_ns,
                 comm: task.comm.clone(),
                 reaped: false,
@@ -403,25 +505,7 @@ impl Joiner {
         let Some(followed) = self.followed.remove(&pid) else {
             return;
         };
-        let Followed {
-            kill_ns,
-            decision_ns,
-            tid: _,
-            start_ns,
-            comm,
-            reaped,
-            reap_skipped,
-        } = followed;
-        let outcome = Outcome {
-            kill_ns,
-            exit_ns,
-            pid,
-            start_ns,
-            decision_ns,
-            comm,
-            reaped,
-            reap_skipped,
-        };
+        let outcome = followed.outcome(pid, exit_ns, true);
         let waiting = self
             .pending
             .iter_mut()
@@ -433,21 +517,79 @@ impl Joiner {
     }
 }
 
+impl Followed {
+    fn outcome(&self, pid: u32, time_ns: u64, exited: bool) -> Outcome {
+        Outcome {
+            kill_ns: self.kill_ns,
+            time_ns,
+            exited,
+            pid,
+            start_ns: self.start_ns,
+            decision_ns: self.decision_ns,
+            comm: self.comm.clone(),
+            reaped: self.reaped,
+            reap_skipped: self.reap_skipped,
+        }
+    }
+}
+
 impl Pending {
-    fn add_log(&mut self, line: KilledLine, report: Option<Rc<Report>>) {
-        self.kill.report = report.filter(|report| names(report, &self.kill.victim));
-        self.kill.killed_line = Some(line);
+    fn add_log(&mut self, found: LogKill, followed: &mut HashMap<u32, Followed>) {
+        let LogKill {
+            line,
+            report,
+            group,
+            ..
+        } = found;
         self.logged = true;
+        let kill = &mut self.kill;
+        kill.killed_line = Some(line);
+        kill.report = report.filter(|report| names(report, &kill.victim));
+        if kill.report.is_some() && kill.role.is_none() {
+            kill.role = Some(Role::Chosen);
+        }
+        if kill.decision.is_none()
+            && let Some(group) = group
+        {
+            kill.join_group(&group, followed);
+        }
     }
 }
 
 impl Kill {
-    /// When the decision began, or the mark where no hook tells: what names the decision.
-    pub fn began_ns(&self) -> u64 {
-        self.decision
+    /// Joins the decision whose group the kernel log says is being killed, where everything else
+    /// says so, too: the same task asked for memory, and the victim is in that cgroup.
+    fn join_group(&mut self, group: &LogGroup, followed: &mut HashMap<u32, Followed>) {
+        let first = followed.values_mut().find(|dying| dying.tid == group.first);
+        let path = self
+            .victim
+            .task
+            .cgroup
             .as_ref()
-            .map_or(self.victim.time_ns, |decision| decision.decision_ns)
+            .and_then(|cgroup| cgroup.path.as_ref());
+        let (Some(first), Some(path)) = (first, path) else {
+            return;
+        };
+        if first.trigger_tid != self.victim.trigger.tid || !is_below(&path.bytes, &group.memcg) {
+            return;
+        }
+        first.members += 1;
+        self.began_ns = first.decision_ns;
+        self.index = first.members;
+        self.role = Some(Role::GroupMember);
+        self.report = group.report.clone();
+        if let Some(own) = self.victim.task.pid.and_then(|pid| followed.get_mut(&pid)) {
+            own.decision_ns = self.began_ns;
+        }
     }
+}
+
+/// Whether a cgroup is the one the kernel log names, or below it.
+fn is_below(path: &[u8], memcg: &LogPath) -> bool {
+    let Some(rest) = path.strip_prefix(memcg.bytes.as_slice()) else {
+        return false;
+    };
+    memcg.cut || rest.is_empty() || rest.starts_with(b"/") || memcg.bytes == b"/"
 }
 
 /// Whether a line "Killed process …" is about this victim.

@@ -383,7 +383,7 @@ fn outcomes_follow_their_kill() {
     let Event::OomOutcome(event) = assembler().outcome(&outcome, Clock::now()) else {
         panic!("not an outcome")
     };
-    assert_eq!(event.exit_latency_ns, 4_000);
+    assert_eq!(event.exit_latency_ns, Some(4_000));
     assert_eq!(event.victim_event_id, assemble(&kill).head.event_id);
     assert_eq!(event.oom_id, assemble(&kill).oom_id);
     assert!(joiner.next(u64::MAX).is_none());
@@ -401,8 +401,8 @@ fn a_flood_is_not_hoarded() {
         seen += u32::from(joiner.next(0).is_some());
         assert!(joiner.pending.len() <= MAX_PENDING && joiner.lines.len() <= MAX_LINES);
     }
-    while joiner.next(u64::MAX).is_some() {
-        seen += 1;
+    while let Some(incident) = joiner.next(u64::MAX) {
+        seen += u32::from(matches!(incident, Incident::Kill(_)));
     }
     assert_eq!(seen, flood);
     assert_eq!(joiner.unfollowed(), u64::from(flood) - MAX_FOLLOWED as u64);
@@ -502,4 +502,105 @@ fn a_cut_path_is_completed_only_when_certain() {
     let mut unseen = cut_report(b"/a", 5 * 4096);
     unseen.victim.levels.truncate(2);
     assert_eq!(path(unseen), None, "a level was not recorded");
+}
+
+fn group_victim(pid: u32) -> Record {
+    let mut victim = victim(pid);
+    victim.levels[0].flags = LEVEL_OOM_GROUP;
+    Record::Victim(Box::new(victim))
+}
+
+fn group_kill(path: &str) -> Output {
+    Output::GroupKill(kernel_log::GroupKill {
+        time_usec: None,
+        seq: None,
+        memcg: LogPath {
+            bytes: path.into(),
+            cut: false,
+        },
+    })
+}
+
+/// Where the decision cannot be hooked the kernel log tells which kills are one group: its members
+/// get the decision, its report and their place; how many they are stays unknown.
+#[test]
+fn a_group_by_the_log() {
+    let mut joiner = Joiner::new(LOG);
+    joiner.record(group_victim(42), 0);
+    joiner.log(report(Some(42)), 0);
+    joiner.log(killed(42), 0);
+    let chosen = assemble(&next_kill(&mut joiner, 0).unwrap());
+    assert_eq!(chosen.victim.role, Some(event::Role::Chosen));
+    joiner.log(group_kill("/a"), 0);
+    joiner.log(killed(42), 0);
+    joiner.log(killed(43), 0);
+    for pid in [43, 44] {
+        joiner.record(group_victim(pid), 0);
+        joiner.log(killed(44), 0);
+        let member = assemble(&next_kill(&mut joiner, 0).unwrap());
+        assert_eq!(member.oom_id, chosen.oom_id);
+        assert_eq!(member.victim.role, Some(event::Role::GroupMember));
+        assert_eq!(member.oom.victim_index, pid - 42);
+        assert_eq!(member.oom.victim_count, None);
+        assert_eq!(member.oom.constraint, Some(Constraint::Memcg));
+    }
+}
+
+/// A kill after a group that lies elsewhere, or that another task asked for, is none of it.
+#[test]
+fn a_group_takes_in_no_stranger() {
+    for stranger in ["path", "trigger"] {
+        let mut joiner = Joiner::new(LOG);
+        joiner.record(group_victim(42), 0);
+        joiner.log(report(Some(42)), 0);
+        joiner.log(killed(42), 0);
+        let chosen = assemble(&next_kill(&mut joiner, 0).unwrap());
+        joiner.log(group_kill("/a/b"), 0);
+        let mut other = victim(43);
+        if stranger == "path" {
+            other.task = task(43, "/a/bc");
+        } else {
+            other.trigger = task(8, "/a/c");
+        }
+        joiner.log(killed(43), 0);
+        joiner.record(Record::Victim(Box::new(other)), 0);
+        let other = assemble(&next_kill(&mut joiner, 0).unwrap());
+        assert_ne!(other.oom_id, chosen.oom_id, "{stranger}");
+        assert_eq!(other.oom.constraint, None, "{stranger}");
+    }
+}
+
+/// A victim that does not exit is reported as stuck once, and its exit still is when it comes.
+#[test]
+fn stuck_victims() {
+    let mut joiner = Joiner::new(NONE);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    joiner.record(Record::Victim(Box::new(victim(43))), 0);
+    joiner.record(
+        Record::Exit {
+            time_ns: 5_000,
+            pid: 42,
+        },
+        0,
+    );
+    assert!(next_kill(&mut joiner, 0).is_some());
+    assert!(matches!(joiner.next(0), Some(Incident::Outcome(outcome)) if outcome.pid == 42));
+    assert!(next_kill(&mut joiner, 0).is_some());
+    let due = 1_043 + STUCK_NS;
+    assert!(joiner.next(due - 1).is_none());
+    assert_eq!(joiner.deadline_ns(), Some(due));
+    let Some(Incident::Outcome(stuck)) = joiner.next(due) else {
+        panic!("not stuck")
+    };
+    assert!(stuck.pid == 43 && !stuck.exited);
+    assert!(joiner.next(u64::MAX).is_none());
+    assert_eq!(joiner.deadline_ns(), None);
+    joiner.record(
+        Record::Exit {
+            time_ns: due + 1,
+            pid: 43,
+        },
+        0,
+    );
+    assert!(matches!(joiner.next(0), Some(Incident::Outcome(outcome)) if outcome.exited));
 }

@@ -4,11 +4,15 @@
 //! Nothing here looks at a kernel version. A rung is used when the functions it needs are in the
 //! kernel's BTF with the prototype the programs rely on, and the kernel takes the program.
 
+mod check;
 mod counters;
 pub mod decode;
 mod ladder;
 
-use std::os::fd::{AsRawFd, RawFd};
+use std::{
+    os::fd::{AsRawFd, RawFd},
+    path::Path,
+};
 
 use aya::{
     Ebpf, EbpfLoader,
@@ -30,13 +34,15 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/oomtrace.bpf.o");
 
 /// What the tracer needs of the kernel.
 #[derive(Clone, Copy, Debug)]
-pub struct Request {
+pub struct Request<'a> {
     /// The hooks that may be used.
     pub hooks: HookSet,
     /// Size of the ring buffer; a power of two of pages.
     pub ring_bytes: u32,
     /// Whether the programs log (`-vv`).
     pub ebpf_log: bool,
+    /// The kernel's BTF, where it is not in its usual place.
+    pub btf: Option<&'a Path>,
 }
 
 /// Why the tracer cannot watch this kernel.
@@ -54,6 +60,16 @@ pub enum ProbeError {
         source: Box<dyn std::error::Error + Send + Sync>,
         /// Why, as far as it can be told, and what to do.
         advice: String,
+    },
+    /// The layout is not the running kernel's.
+    #[error(
+        "{btf} does not describe the running kernel: {what}. Nothing it would show can be trusted"
+    )]
+    Layout {
+        /// The BTF that was read.
+        btf: String,
+        /// What was read by it, and what is true.
+        what: String,
     },
     /// Anything else that goes wrong with the object.
     #[error("{what}: {source}")]
@@ -88,10 +104,11 @@ impl Probe {
     /// # Errors
     /// When the kernel has no BTF, lacks a required member, or refuses the first rung. A higher
     /// rung that does not load is a fact in [`Probe::hooks`], not an error.
-    pub fn attach(request: &Request, host: &Host) -> Result<Self, ProbeError> {
+    pub fn attach(request: &Request<'_>, host: &Host) -> Result<Self, ProbeError> {
         let page_size = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
+        let btf_path = request.btf.unwrap_or(btf::VMLINUX.as_ref());
         let resolved = {
-            let vmlinux = btf::load(btf::VMLINUX.as_ref())?;
+            let vmlinux = btf::load(btf_path)?;
             let vmlinux = btf::Btf::parse(&vmlinux, btf::NAMES)?;
             btf::resolve(&vmlinux, page_size, host.kernel_or_unknown())?
         };
@@ -121,6 +138,7 @@ impl Probe {
             host,
         };
         rungs.climb()?;
+        check::check_layout(take_map(&mut ebpf, "CHECK")?, btf_path)?;
 
         let ring = take_map(&mut ebpf, "RECORDS")?;
         let ring = RingBuf::try_from(ring).map_err(|error| object("the ring buffer", error))?;

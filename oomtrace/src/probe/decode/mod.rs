@@ -507,7 +507,8 @@ fn non_zero<T: Default + PartialEq>(value: T) -> Option<T> {
     (value != T::default()).then_some(value)
 }
 
-fn until_nul(name: &[u8]) -> &[u8] {
+/// A name without what follows its NUL.
+pub fn until_nul(name: &[u8]) -> &[u8] {
     name.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
