@@ -124,6 +124,14 @@ pub unsafe fn send<T>(kind: RecordKind, record: *const T, size: usize) -> bool {
     sent
 }
 
+/// Follows a process until its last thread has exited.
+#[inline(always)]
+pub fn follow(pid: u32, time_ns: u64) {
+    if pid != 0 && DYING.insert(pid, time_ns, 0).is_err() {
+        count(|counters| unsafe { &raw mut (*counters).unfollowed });
+    }
+}
+
 /// Adds one to a counter.
 #[inline(always)]
 pub fn count(which: impl FnOnce(*mut Counters) -> *mut u64) {

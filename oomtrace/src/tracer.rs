@@ -18,8 +18,8 @@ use tokio::{
 
 use crate::{
     event::{
-        Clock, Event, Head, Hook, Limits, Loss, LossPlace, Phase, Reconciliation, Status, Totals,
-        boottime_ns,
+        Clock, Event, Head, Hook, Limits, Loss, LossPlace, Phase, Reconciliation, Role, Status,
+        Totals, boottime_ns,
     },
     format::Format,
     host::{self, Host},
@@ -316,10 +316,10 @@ impl Tracer {
             let clock = Clock::now();
             let event = match &incident {
                 Incident::Kill(kill) => {
-                    let counter = if kill.victim.killed {
-                        &mut self.totals.kills
-                    } else {
-                        &mut self.totals.marks
+                    let counter = match (kill.victim.killed, kill.role) {
+                        (false, _) => &mut self.totals.marks,
+                        (true, Some(Role::MmSharer)) => &mut self.totals.mm_sharers,
+                        (true, _) => &mut self.totals.kills,
                     };
                     *counter += 1;
                     self.assembler.kill(kill, clock, host::memory_sizes())

@@ -14,7 +14,7 @@ use oomtrace_common::{
 
 use crate::{
     kernel::{self, Address, offset},
-    maps::{self, DYING, KILLED, VICTIM, WithTail},
+    maps::{self, KILLED, VICTIM, WithTail},
     names::Tail,
 };
 
@@ -78,9 +78,7 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     let pid = record.victim.pid;
     let size = size_of::<VictimRecord>() + tail.bounded();
     record.header = maps::header(RecordKind::Victim, size);
-    if pid != 0 && DYING.insert(pid, record.header.time_ns, 0).is_err() {
-        maps::count(|counters| unsafe { &raw mut (*counters).unfollowed });
-    }
+    maps::follow(pid, record.header.time_ns);
     if let Some(decision) = maps::decision() {
         decision.last_by = by;
         decision.last_mm = mm.0;

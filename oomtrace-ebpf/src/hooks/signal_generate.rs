@@ -71,6 +71,7 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
     let record = unsafe { &mut *entry.as_mut_ptr() };
     record.header = maps::header(RecordKind::PeerKill, size);
     kernel::describe_task(task, &mut record.task);
+    maps::follow(record.task.pid, record.header.time_ns);
     entry.submit(0);
     0
 }

@@ -159,10 +159,24 @@ pub struct Oom {
     pub total_bytes: Option<u64>,
     /// The memory cgroup whose limit was hit.
     pub memcg: Option<Memcg>,
-    /// This victim's place among the victims of the decision, from 0.
+    /// For an `oom_mark`: which of the kernel's two paths led to it.
+    pub mark_path: Option<MarkPath>,
+    /// This victim's place among the victims of the decision, from 0. For a process that shares a
+    /// victim's memory, the place of that victim.
     pub victim_index: u32,
-    /// How many victims the decision took.
+    /// How many victims the decision took, not counting those that share another's memory.
     pub victim_count: Option<u32>,
+}
+
+/// How a task that was already exiting came to be marked (`task_will_free_mem` in
+/// `mm/oom_kill.c`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum MarkPath {
+    /// It asked for memory itself: `out_of_memory` lets it go before it looks for a victim.
+    AllocatingTask,
+    /// The kernel chose it: `oom_kill_process` finds that it need not be killed.
+    ChosenTask,
 }
 
 /// What constrained the allocation (`enum oom_constraint` in `include/linux/oom.h`).
@@ -311,6 +325,8 @@ pub enum Role {
     Chosen,
     /// It is in the cgroup that is killed as a whole.
     GroupMember,
+    /// It shares the memory of another victim. The kernel kills it without counting it.
+    MmSharer,
 }
 
 /// What the victim's address space held when it was marked.
@@ -631,8 +647,10 @@ pub struct Limits {
 /// What the tracer saw in this run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Totals {
-    /// `oom_kill` records.
+    /// `oom_kill` records of victims that the kernel counts.
     pub kills: u64,
+    /// `oom_kill` records of processes that shared a victim's memory, which it does not count.
+    pub mm_sharers: u64,
     /// `oom_mark` records.
     pub marks: u64,
     /// `oom_outcome` records.

@@ -104,6 +104,9 @@ impl Page {
             (Some(Role::GroupMember), _) => {
                 parts.push(self.paint(WARN, "killed with its group"));
             }
+            (Some(Role::MmSharer), _) => {
+                parts.push(self.paint(WARN, "killed with the victim whose memory it shares"));
+            }
             (_, Some(count)) if count > 1 => {
                 parts.push(self.paint(WARN, format_args!("chosen; {count} die with its group")));
             }

@@ -3,14 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{Kill, Outcome};
+use super::{Kill, Outcome, Scored};
 use crate::{
     cgroup::{self, Placement},
     event::{
         Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container, Event, Head,
-        Memcg, MemcgStat, Node, Oom, OomKill, OomOutcome, OutcomeVictim, Pod, QosSource, SCHEMA,
-        Scope, Source, SourceKind, Trigger, Verdict, Victim, VictimMemory, VictimState, event_id,
-        gfp_flag_names, oom_id, rfc3339,
+        MarkPath, Memcg, MemcgStat, Node, Oom, OomKill, OomOutcome, OutcomeVictim, Pod, QosSource,
+        SCHEMA, Scope, Source, SourceKind, Trigger, Verdict, Victim, VictimMemory, VictimState,
+        event_id, gfp_flag_names, oom_id, rfc3339,
     },
     explain::{self, Footprint},
     kernel_log::{self, LogPath, Report, TaskRow},
@@ -188,6 +188,13 @@ impl Assembler {
             sysrq: order.map(|order| order == -1),
             total_bytes,
             memcg,
+            mark_path: (!kill.victim.killed).then(|| {
+                if kill.victim.task.tid == kill.victim.trigger.tid {
+                    MarkPath::AllocatingTask
+                } else {
+                    MarkPath::ChosenTask
+                }
+            }),
             victim_index: kill.index,
             victim_count: kill.count,
         }
@@ -390,9 +397,17 @@ impl Assembler {
         }
     }
 
-    /// The candidates, highest points first: the kernel's own list, else the task table.
+    /// The candidates, highest points first: the kernel's own list, else the task table. Of the
+    /// first only the highest are recorded, so the second is taken where more are asked for.
     fn ranking(&self, kill: &Kill, total_pages: Option<u64>) -> Option<Ranking> {
-        if let Some(scored) = &kill.scored {
+        let table = kill
+            .report
+            .as_deref()
+            .and_then(|report| report.table.as_ref());
+        let enough = |scored: &Scored| {
+            scored.items.len() >= self.max_candidates.min(scored.total as usize) || table.is_none()
+        };
+        if let Some(scored) = kill.scored.as_deref().filter(|scored| enough(scored)) {
             let items = scored.items.iter().map(|task| Candidate {
                 rank: 0,
                 pid: task.pid,
@@ -416,7 +431,7 @@ impl Assembler {
                 items: number(items.collect()),
             });
         }
-        let table = kill.report.as_deref()?.table.as_ref()?;
+        let table = table?;
         let mut rows: Vec<(&TaskRow, Option<i64>)> = table
             .rows
             .iter()

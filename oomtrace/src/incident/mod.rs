@@ -24,7 +24,7 @@ pub use self::assemble::Assembler;
 use crate::{
     event::Role,
     kernel_log::{KilledLine, LogPath, Output, Report},
-    probe::decode::{Decision, ReapStep, Record, ScoredTask, Victim},
+    probe::decode::{Decision, ReapStep, Record, ScoredTask, Task, Victim},
 };
 
 /// How long a kill waits for its line in the kernel log.
@@ -137,6 +137,15 @@ struct OpenDecision {
     victims: u32,
 }
 
+/// What a victim has in common with those that share its memory.
+#[derive(Debug)]
+struct Sharing {
+    victim: Victim,
+    decision: Option<Rc<Decision>>,
+    began_ns: u64,
+    index: u32,
+}
+
 #[derive(Debug)]
 struct LogKill {
     line: KilledLine,
@@ -183,6 +192,8 @@ pub struct Joiner {
     last_line: Option<(u32, Option<Rc<Report>>)>,
     /// The group the kernel log says is being killed.
     group: Option<Rc<LogGroup>>,
+    /// The victim that came last, whose memory others may share.
+    last_victim: Option<Sharing>,
     followed: HashMap<u32, Followed>,
     /// When to look whether a victim is stuck, and its process id, in order.
     stuck_checks: VecDeque<(u64, u32)>,
@@ -206,6 +217,7 @@ impl Joiner {
             lines: VecDeque::new(),
             last_line: None,
             group: None,
+            last_victim: None,
             followed: HashMap::new(),
             stuck_checks: VecDeque::new(),
             outcomes: VecDeque::new(),
@@ -261,12 +273,7 @@ impl Joiner {
                     followed.reap_skipped |= step == ReapStep::Skip;
                 }
             }
-            Record::PeerKill(task) => {
-                tracing::debug!(
-                    pid = task.pid,
-                    "killed with the victim whose memory it shares"
-                );
-            }
+            Record::PeerKill { time_ns, task } => self.mm_sharer(time_ns, task, now_ns),
         }
     }
 
@@ -435,6 +442,12 @@ impl Joiner {
                 victim,
             },
         };
+        self.last_victim = Some(Sharing {
+            victim: (*pending.kill.victim).clone(),
+            decision: pending.kill.decision.clone(),
+            began_ns: pending.kill.began_ns,
+            index,
+        });
         self.follow(&pending.kill);
         self.lines
             .retain(|waiting| now_ns - waiting.arrived_ns < LINE_PATIENCE_NS);
@@ -446,6 +459,51 @@ impl Joiner {
             pending.add_log(found, &mut self.followed);
         }
         self.pending.push_back(pending);
+    }
+
+    /// A process was killed because it shares the memory of the victim before it: what is the
+    /// address space's is the same, what is the task's is its own.
+    fn mm_sharer(&mut self, time_ns: u64, mut task: Task, now_ns: u64) {
+        let Some(sharing) = &self.last_victim else {
+            return;
+        };
+        let shared = &sharing.victim;
+        let same_cgroup = match (&mut task.cgroup, &shared.task.cgroup) {
+            (Some(own), Some(other)) if own.id == other.id => {
+                own.path.clone_from(&other.path);
+                true
+            }
+            _ => false,
+        };
+        let kill = Kill {
+            victim: Box::new(Victim {
+                time_ns,
+                task,
+                levels: if same_cgroup {
+                    shared.levels.clone()
+                } else {
+                    Vec::new()
+                },
+                ..shared.clone()
+            }),
+            decision: sharing.decision.clone(),
+            scored: None,
+            report: None,
+            killed_line: None,
+            began_ns: sharing.began_ns,
+            role: Some(Role::MmSharer),
+            index: sharing.index,
+            count: None,
+        };
+        self.follow(&kill);
+        // Neither a line in the log nor the kernel's count is about it.
+        self.pending.push_back(Pending {
+            kill,
+            arrived_ns: now_ns,
+            logged: true,
+            counted: true,
+            exit: None,
+        });
     }
 
     fn follow(&mut self, kill: &Kill) {

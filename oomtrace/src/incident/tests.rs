@@ -285,7 +285,7 @@ fn marks_do_not_wait() {
 }
 
 /// All victims of a group share the decision, and know their place and how many they are; a process
-/// that only shares a victim's memory is not one of them.
+/// that shares a victim's memory is reported beside it.
 #[test]
 fn a_group_is_one_decision() {
     let mut joiner = Joiner::new(Sources {
@@ -294,27 +294,39 @@ fn a_group_is_one_decision() {
     });
     joiner.record(decision(900, 42), 0);
     joiner.record(grouped(42, 900), 0);
-    joiner.record(Record::PeerKill(task(44, "/a/b")), 0);
+    joiner.record(
+        Record::PeerKill {
+            time_ns: 7,
+            task: task(44, "/a/b"),
+        },
+        0,
+    );
     joiner.record(grouped(43, 900), 0);
     assert!(joiner.next(0).is_none(), "the decision has not ended");
     joiner.record(Record::DecisionEnd { decision_ns: 900 }, 0);
     let kills: Vec<_> = std::iter::from_fn(|| next_kill(&mut joiner, 0)).collect();
-    assert_eq!(kills.len(), 2);
     let events: Vec<_> = kills.iter().map(assemble).collect();
-    assert_eq!(events[0].oom_id, events[1].oom_id);
-    assert_ne!(events[0].head.event_id, events[1].head.event_id);
-    for (index, (event, role)) in events
+    let told: Vec<_> = events
         .iter()
-        .zip([event::Role::Chosen, event::Role::GroupMember])
-        .enumerate()
-    {
-        assert_eq!(event.oom.victim_index as usize, index);
-        assert_eq!(event.oom.victim_count, Some(2));
-        assert_eq!(event.victim.role, Some(role));
+        .map(|event| (event.victim.pid, event.victim.role, event.oom.victim_index))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (Some(42), Some(event::Role::Chosen), 0),
+            (Some(44), Some(event::Role::MmSharer), 0),
+            (Some(43), Some(event::Role::GroupMember), 1),
+        ]
+    );
+    for event in &events {
+        assert_eq!(event.oom_id, events[0].oom_id);
+        assert_eq!(event.oom.victim_count, Some(2), "a sharer is not counted");
     }
+    assert_eq!(events[1].victim.memory, events[0].victim.memory);
+    assert_ne!(events[1].head.event_id, events[0].head.event_id);
     assert_eq!(events[0].victim.badness_pages, Some(55));
     assert_eq!(
-        events[1].victim.badness_pages, None,
+        events[2].victim.badness_pages, None,
         "the kernel did not score it for us"
     );
 }

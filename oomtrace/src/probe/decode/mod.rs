@@ -212,7 +212,12 @@ pub enum Record {
         step: ReapStep,
     },
     /// The OOM killer sent SIGKILL to a process that shares the victim's memory.
-    PeerKill(Task),
+    PeerKill {
+        /// When.
+        time_ns: u64,
+        /// Its target.
+        task: Task,
+    },
 }
 
 /// What the OOM reaper did.
@@ -273,10 +278,13 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
         }
         RecordKind::PeerKill => {
             let PeerKill {
-                header: _,
+                header,
                 task: target,
             } = read(bytes)?;
-            Record::PeerKill(task(&target, None))
+            Record::PeerKill {
+                time_ns: header.time_ns,
+                task: task(&target, None),
+            }
         }
     })
 }

@@ -1,0 +1,241 @@
+//! How long the pure core takes: bytes of the programs and of the kernel log to bytes of an event.
+//!
+//! The input is one captured kill in a memory cgroup: the kernel's report of 80 lines, and the
+//! record that the programs would have sent of it.
+
+#![expect(missing_docs, reason = "criterion's macros define public functions")]
+#![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
+
+use std::{hint::black_box, sync::Arc};
+
+use bytes::BytesMut;
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use oomtrace::{
+    btf, cgroup,
+    event::{Clock, Event},
+    format::{Format, json},
+    host,
+    incident::{Assembler, Incident, Joiner, Sources},
+    kernel_log::{self, KmsgRecord, Parser},
+    probe::decode::{self, Record},
+};
+use oomtrace_common::{
+    Header, Level, MAX_LEVELS, Memory, Paths, RecordKind, Task, VICTIM_HAS_MM, VICTIM_LIVE_KILL,
+    VictimRecord,
+};
+
+/// The kernel's report of the kill of process 5540.
+const REPORT: &[u8] = include_bytes!("../src/kernel_log/fixtures/candidates.kmsg");
+const PID: u32 = 5540;
+const NOW_NS: u64 = 839_417_400_000;
+
+/// One path of each shape.
+const PATHS: [(&str, &str); 5] = [
+    (
+        "cgroupfs",
+        "/kubepods/burstable/pod8dbc5577-d0e2-4706-8787-57d52c03ddf2/\
+         14011c7d92a9e513dfd69211da0413dbf319a5e45a02b354ba6e98e10272542d",
+    ),
+    (
+        "systemd",
+        "/kubepods.slice/kubepods-burstable.slice/\
+         kubepods-burstable-pod8dbc5577_d0e2_4706_8787_57d52c03ddf2.slice/\
+         cri-containerd-14011c7d92a9e513dfd69211da0413dbf319a5e45a02b354ba6e98e10272542d.scope",
+    ),
+    (
+        "mismatch",
+        "/system.slice/kubepods-burstable-pod8dbc5577_d0e2_4706_8787_57d52c03ddf2.slice:\
+         cri-containerd:14011c7d92a9e513dfd69211da0413dbf319a5e45a02b354ba6e98e10272542d",
+    ),
+    (
+        "no pod",
+        "/docker/14011c7d92a9e513dfd69211da0413dbf319a5e45a02b354ba6e98e10272542d",
+    ),
+    ("service", "/system.slice/postgresql.service"),
+];
+
+/// The record of the kill.
+fn victim_record() -> Vec<u8> {
+    let mut tail = Vec::new();
+    let mut path = |names: &str| {
+        let before = tail.len();
+        for name in names.rsplit('/').filter(|name| !name.is_empty()) {
+            tail.extend_from_slice(name.as_bytes());
+            tail.push(0);
+        }
+        u32::try_from(tail.len() - before).unwrap()
+    };
+    let paths = Paths {
+        cgroup_bytes: path(PATHS[1].1),
+        trigger_bytes: path(PATHS[1].1),
+        exe_bytes: path("/usr/bin/memhog"),
+        cut: 0,
+    };
+    let task = Task {
+        pid: PID,
+        tid: PID,
+        ppid: 1,
+        uid: 0,
+        oom_score_adj: 0,
+        flags: 0,
+        start_ns: 839_000_000_000,
+        comm: *b"memhog\0\0\0\0\0\0\0\0\0\0",
+        cgroup_id: 4061,
+        hierarchy_id: 4,
+        pad: 0,
+    };
+    let record = VictimRecord {
+        header: Header {
+            kind: RecordKind::Victim as u32,
+            size: u32::try_from(size_of::<VictimRecord>() + tail.len()).unwrap(),
+            time_ns: 839_417_320_000,
+            decision_ns: 0,
+        },
+        victim: task,
+        trigger: task,
+        memory: Memory {
+            total_vm_pages: 30_141,
+            anon_pages: 6_891,
+            file_pages: 1_057,
+            shmem_pages: 0,
+            swap_pages: 0,
+            pgtables_bytes: 118_784,
+        },
+        flags: VICTIM_HAS_MM | VICTIM_LIVE_KILL,
+        level_count: 4,
+        levels: [Level {
+            usage_pages: 12_288,
+            max_pages: 12_288,
+            flags: 0,
+        }; MAX_LEVELS],
+        paths,
+    };
+    // SAFETY: `VictimRecord` is `repr(C)` and made of integers, without implicit padding.
+    let fixed = unsafe {
+        std::slice::from_raw_parts((&raw const record).cast::<u8>(), size_of::<VictimRecord>())
+    };
+    [fixed, &tail].concat()
+}
+
+fn parse_report(parser: &mut Parser, scratch: &mut Vec<u8>) -> Vec<kernel_log::Output> {
+    let mut outputs = Vec::new();
+    for record in REPORT.split_inclusive(|byte| *byte == b'\n') {
+        if let Some(line) = KmsgRecord::parse(record).unwrap().kernel_line(scratch) {
+            parser.feed(&line, &mut |output| outputs.push(output));
+        }
+    }
+    outputs
+}
+
+fn assembler() -> Assembler {
+    Assembler {
+        node: Arc::new(host::node()),
+        hooks: ["raw_tp:mark_victim", "raw_tp:signal_generate", "kmsg"]
+            .map(String::from)
+            .into(),
+        run_id: host::random_uuid().unwrap(),
+        page_size: 4096,
+        max_candidates: 10,
+    }
+}
+
+/// What the tracer does with a record and a report.
+fn join(
+    record: Record,
+    outputs: Vec<kernel_log::Output>,
+    assembler: &mut Assembler,
+    clock: Clock,
+) -> Event {
+    let mut joiner = Joiner::new(Sources {
+        log: true,
+        decision_end: false,
+    });
+    joiner.record(record, NOW_NS);
+    for output in outputs {
+        joiner.log(output, NOW_NS);
+    }
+    match joiner.next(NOW_NS) {
+        Some(Incident::Kill(kill)) => assembler.kill(&kill, clock, (25 << 30, 0)),
+        other => panic!("no kill came out but {other:?}"),
+    }
+}
+
+fn core(criterion: &mut Criterion) {
+    let record = victim_record();
+    let mut scratch = Vec::new();
+    let mut assembler = assembler();
+    let clock = Clock::now();
+    let decoded = || decode::decode(&record).unwrap();
+    let outputs = || parse_report(&mut Parser::default(), &mut Vec::new());
+    let event = join(decoded(), outputs(), &mut assembler, clock);
+    let mut out = BytesMut::new();
+
+    criterion.bench_function("decode a victim", |bench| {
+        bench.iter(|| decode::decode(black_box(&record)));
+    });
+    criterion.bench_function("parse a report of the kernel log", |bench| {
+        let mut parser = Parser::default();
+        bench.iter(|| parse_report(&mut parser, &mut scratch));
+    });
+    criterion.bench_function("join and assemble", |bench| {
+        bench.iter_batched(
+            || (decoded(), outputs()),
+            |(record, outputs)| join(record, outputs, &mut assembler, clock),
+            BatchSize::SmallInput,
+        );
+    });
+    criterion.bench_function("write json", |bench| {
+        bench.iter(|| {
+            out.clear();
+            json(black_box(&event), &mut out);
+        });
+    });
+    criterion.bench_function("write pretty", |bench| {
+        bench.iter(|| {
+            out.clear();
+            Format::Pretty.write(black_box(&event), true, &mut out);
+        });
+    });
+    criterion.bench_function("record and report to bytes", |bench| {
+        let mut parser = Parser::default();
+        bench.iter(|| {
+            out.clear();
+            let outputs = parse_report(&mut parser, &mut scratch);
+            let event = join(decoded(), outputs, &mut assembler, clock);
+            json(&event, &mut out);
+        });
+    });
+}
+
+fn cgroups(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("resolve a cgroup");
+    for (shape, path) in PATHS {
+        group.bench_function(shape, |bench| {
+            bench.iter(|| cgroup::resolve(black_box(path.as_bytes())));
+        });
+    }
+    group.finish();
+}
+
+/// The kernel's own BTF; nothing where it has none.
+fn layouts(criterion: &mut Criterion) {
+    let Ok(bytes) = btf::load(btf::VMLINUX.as_ref()) else {
+        return;
+    };
+    let mut group = criterion.benchmark_group("the kernel's BTF");
+    group.sample_size(20);
+    group.bench_function("load", |bench| {
+        bench.iter(|| btf::load(btf::VMLINUX.as_ref()))
+    });
+    group.bench_function("parse", |bench| {
+        bench.iter(|| btf::Btf::parse(black_box(&bytes), btf::NAMES).map(drop));
+    });
+    let parsed = btf::Btf::parse(&bytes, btf::NAMES).unwrap();
+    group.bench_function("resolve", |bench| {
+        bench.iter(|| btf::resolve(black_box(&parsed), 4096, "this kernel").map(drop));
+    });
+    group.finish();
+}
+
+criterion_group!(benches, core, cgroups, layouts);
+criterion_main!(benches);
