@@ -12,7 +12,7 @@ pub const DATA_BYTES: usize = 8192;
 /// Room behind the tail, so that a name may be copied to any place within it.
 pub const DATA_SLACK: usize = NAME_BYTES;
 /// How many levels of the victim's memory cgroup are described, from its own upwards.
-pub const MAX_LEVELS: usize = 12;
+pub const MAX_LEVELS: usize = 16;
 /// How many of the highest-scored candidates of a decision are kept.
 pub const CANDIDATE_SLOTS: usize = 64;
 

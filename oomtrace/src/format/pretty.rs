@@ -123,7 +123,10 @@ impl Page {
                 }
                 Some(Constraint::Cpuset) => "the memory nodes of a cpuset".to_owned(),
                 Some(Constraint::MemoryPolicy) => "the nodes of a memory policy".to_owned(),
-                Some(Constraint::Memcg) => "of a memory cgroup".to_owned(),
+                Some(Constraint::Memcg) => self.paint(
+                    WARN,
+                    "which cgroup's is unknown: the kernel's report is missing",
+                ),
                 None => self.paint(WARN, "unknown: the kernel's report is missing"),
             };
         };

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use oomtrace_common::Level;
+
 use super::{Kill, Outcome, Scored};
 use crate::{
     cgroup::{self, Placement},
@@ -13,13 +15,16 @@ use crate::{
         event_id, gfp_flag_names, oom_id, rfc3339,
     },
     explain::{self, Footprint},
-    kernel_log::{self, LogPath, Report, TaskRow},
+    kernel_log::{self, Report, TaskRow},
     probe::decode::{CgroupRef, Decision, KernelPath, Memory, Task},
 };
 
 /// `PAGE_COUNTER_MAX` (`include/linux/page_counter.h`) is `LONG_MAX` over the page size; a limit
 /// this high is none.
 const NO_LIMIT_BYTES: u64 = i64::MAX as u64 / 2;
+
+/// What `out_of_memory` (`mm/oom_kill.c`) calls a decision on a memory cgroup.
+const MEMCG_MESSAGE: &[u8] = b"Memory cgroup out of memory";
 
 /// Makes events of incidents; holds what is the same for all of them.
 #[derive(Debug)]
@@ -149,9 +154,13 @@ impl Assembler {
         let constraint = match (decision, report) {
             (Some(decision), _) => constraint_of_number(decision.constraint),
             (None, Some(report)) => report.constraint.as_ref().and_then(constraint_of_name),
-            (None, None) => None,
+            // `out_of_memory` says this of a memory cgroup's limit and of nothing else.
+            (None, None) => killed_line
+                .as_ref()
+                .filter(|line| line.message == MEMCG_MESSAGE)
+                .map(|_| Constraint::Memcg),
         };
-        let memcg = self.memcg(kill);
+        let memcg = self.memcg(kill, constraint);
         let gfp_mask = decision
             .map(|decision| u64::from(decision.gfp_mask))
             .or_else(|| report.and_then(|report| report.gfp_mask));
@@ -201,7 +210,7 @@ impl Assembler {
     }
 
     /// The memory cgroup the decision is about.
-    fn memcg(&self, kill: &Kill) -> Option<Memcg> {
+    fn memcg(&self, kill: &Kill, constraint: Option<Constraint>) -> Option<Memcg> {
         let report = kill.report.as_deref();
         let stat = report
             .map(stat)
@@ -209,7 +218,7 @@ impl Assembler {
         if let Some(decision) = kill.decision.as_deref() {
             let memcg = decision.memcg.as_ref()?;
             let bytes = |pages: u64| pages.checked_mul(self.page_size);
-            let limit = |pages: u64| bytes(pages).filter(|bytes| *bytes < NO_LIMIT_BYTES);
+            let limit = |pages| self.limit_bytes(pages);
             let v2 = memcg.cgroup.version == 2;
             let (swap_usage, swap_limit) =
                 (bytes(memcg.swap_usage_pages), limit(memcg.swap_max_pages));
@@ -227,10 +236,19 @@ impl Assembler {
                 stat,
             });
         }
-        let report = report?;
-        if report.constraint != Some(kernel_log::Constraint::Memcg) {
+        if constraint != Some(Constraint::Memcg) {
             return None;
         }
+        let Some(report) = report else {
+            // Only a cgroup with a limit can hit it: where there is one, it is that one.
+            let (path, level) = self.only_level(kill, |_, limit_bytes| limit_bytes.is_some())?;
+            return Some(Memcg {
+                path: Some(text(path)),
+                usage_bytes: level.usage_pages.checked_mul(self.page_size),
+                limit_bytes: self.limit_bytes(level.max_pages),
+                ..Memcg::default()
+            });
+        };
         let kernel_log::MemcgReport {
             path: stats_path,
             memory,
@@ -248,13 +266,21 @@ impl Assembler {
         let printed = [report.oom_memcg.as_ref(), stats_path.as_ref()]
             .into_iter()
             .flatten();
-        let level = self.level_of(kill, printed.clone(), limit_bytes);
-        let whole = printed
-            .clone()
-            .find(|path| !path.cut)
-            .map(|path| path.bytes.clone());
+        let whole = printed.clone().find(|path| !path.cut);
+        // A path that was cut off is that of the one level which begins as printed and has the
+        // limit that was printed.
+        let path = whole.map(|path| path.bytes.as_slice()).or_else(|| {
+            let begins = |path: &[u8]| {
+                printed
+                    .clone()
+                    .all(|printed| path.starts_with(&printed.bytes))
+            };
+            let (path, _) =
+                self.only_level(kill, |path, limit| limit == limit_bytes && begins(path))?;
+            Some(path)
+        });
         Some(Memcg {
-            path: whole.or(level).map(|path| text(&path)),
+            path: path.map(text),
             path_cut: false,
             id: None,
             usage_bytes: usage(memory),
@@ -268,38 +294,36 @@ impl Assembler {
         })
     }
 
-    /// The path of the level of the victim's cgroup that a report is about, whose paths are cut.
-    /// The limit that was hit is an ancestor's (or its own), the path begins as printed, and the limit is the
-    /// one printed: where this fits one level only, it is that one.
-    fn level_of<'a>(
+    /// The one level of the victim's memory cgroup that fits, with its path. The limit that was hit
+    /// is the victim's cgroup's or an ancestor's, so where one fits alone it is that one; where
+    /// several do, or not all levels were recorded, there is no telling.
+    fn only_level<'k>(
         &self,
-        kill: &Kill,
-        printed: impl Iterator<Item = &'a LogPath> + Clone,
-        limit_bytes: Option<u64>,
-    ) -> Option<Vec<u8>> {
-        let path = kill
-            .victim
-            .task
-            .cgroup
-            .as_ref()?
-            .path
-            .as_ref()
-            .filter(|path| !path.cut)?;
+        kill: &'k Kill,
+        fits: impl Fn(&[u8], Option<u64>) -> bool,
+    ) -> Option<(&'k [u8], Level)> {
+        let path = kill.victim.task.cgroup.as_ref()?.path.as_ref()?;
+        if path.cut || kill.victim.levels.len() <= depth(&path.bytes) {
+            return None;
+        }
         let mut ancestor = path.bytes.as_slice();
         let mut found = None;
         for level in &kill.victim.levels {
-            let fits = level.max_pages.checked_mul(self.page_size) == limit_bytes
-                && printed
-                    .clone()
-                    .all(|printed| ancestor.starts_with(&printed.bytes));
-            if fits && found.replace(ancestor).is_some() {
+            if fits(ancestor, self.limit_bytes(level.max_pages))
+                && found.replace((ancestor, *level)).is_some()
+            {
                 return None;
             }
             ancestor = parent(ancestor);
         }
-        // Levels that were not recorded could fit as well.
-        let all = kill.victim.levels.len() > depth(&path.bytes);
-        found.filter(|_| all).map(<[u8]>::to_vec)
+        found
+    }
+
+    /// A limit in bytes; `None` for no limit.
+    fn limit_bytes(&self, pages: u64) -> Option<u64> {
+        pages
+            .checked_mul(self.page_size)
+            .filter(|bytes| *bytes < NO_LIMIT_BYTES)
     }
 
     fn trigger(&self, kill: &Kill) -> Trigger {

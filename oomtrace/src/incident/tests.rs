@@ -578,7 +578,7 @@ fn a_group_takes_in_no_stranger() {
         joiner.record(Record::Victim(Box::new(other)), 0);
         let other = assemble(&next_kill(&mut joiner, 0).unwrap());
         assert_ne!(other.oom_id, chosen.oom_id, "{stranger}");
-        assert_eq!(other.oom.constraint, None, "{stranger}");
+        assert!(other.candidates.is_none(), "{stranger}: not its report");
     }
 }
 
@@ -615,4 +615,34 @@ fn stuck_victims() {
         0,
     );
     assert!(matches!(joiner.next(0), Some(Incident::Outcome(outcome)) if outcome.exited));
+}
+
+/// In a storm the kernel prints no reports. Its words still tell that a cgroup's limit was hit,
+/// and where one ancestor alone has a limit, which.
+#[test]
+fn a_limit_without_a_report() {
+    let memcg = |levels: Vec<Level>| {
+        let mut joiner = Joiner::new(LOG);
+        joiner.log(killed(42), 0);
+        let mut victim = victim(42);
+        victim.levels = levels;
+        joiner.record(Record::Victim(Box::new(victim)), 0);
+        let event = assemble(&next_kill(&mut joiner, 0).unwrap());
+        assert_eq!(event.oom.constraint, Some(Constraint::Memcg));
+        event.oom.memcg
+    };
+    let one = memcg(vec![level(NO_LIMIT), level(9), level(NO_LIMIT)]).unwrap();
+    assert_eq!(one.path.as_deref(), Some("/a"));
+    assert_eq!(
+        (one.usage_bytes, one.limit_bytes),
+        (Some(5 * 4096), Some(9 * 4096))
+    );
+    assert!(
+        memcg(vec![level(7), level(9), level(NO_LIMIT)]).is_none(),
+        "two have one"
+    );
+    assert!(
+        memcg(vec![level(7), level(NO_LIMIT)]).is_none(),
+        "a level was not recorded"
+    );
 }
