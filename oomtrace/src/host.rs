@@ -1,12 +1,18 @@
 //! What this machine and this process are: read once, told by `doctor`, and asked when the kernel
 //! refuses something.
 
-use std::{fmt::Write as _, fs, path::Path};
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    os::unix::fs::FileExt,
+    path::Path,
+    sync::OnceLock,
+};
 
 use rustix::{system::uname, thread::CapabilitySet};
 use serde::Serialize;
 
-use crate::event::Node;
+use crate::event::{After, Node, boottime_ns};
 
 /// Capabilities, by the feature that needs them.
 const NEEDED: [(CapabilitySet, &str, &str); 3] = [
@@ -187,6 +193,73 @@ pub fn resident_bytes() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
+/// The machine's memory at this moment; `None` where `/proc` tells nothing of it.
+///
+/// The files stay open: to open them, and to read them for the first time, the kernel needs memory,
+/// which there may be none of. Call this once before any is short.
+pub fn after() -> Option<After> {
+    static FILES: OnceLock<[Option<File>; 2]> = OnceLock::new();
+    let [pressure, meminfo] = FILES.get_or_init(|| {
+        ["/proc/pressure/memory", "/proc/meminfo"].map(|path| File::open(path).ok())
+    });
+    let mut after = After::default();
+    // Two lines of less than 80 bytes.
+    let mut buffer = [0; 256];
+    read_pressure(front(pressure.as_ref(), &mut buffer), &mut after);
+    // What is wanted stands in the first 600 bytes, in some 20 lines of 28.
+    let mut buffer = [0; 1024];
+    read_meminfo(front(meminfo.as_ref(), &mut buffer), &mut after);
+    (after != After::default()).then(|| After {
+        boottime_ns: Some(boottime_ns().to_string()),
+        ..after
+    })
+}
+
+/// The whole lines at the front of a file.
+fn front<'a>(file: Option<&File>, buffer: &'a mut [u8]) -> &'a str {
+    let read = file.and_then(|file| file.read_at(buffer, 0).ok());
+    let text = buffer.get(..read.unwrap_or(0)).unwrap_or_default();
+    let end = memchr::memrchr(b'\n', text).unwrap_or(0);
+    std::str::from_utf8(&text[..end]).unwrap_or_default()
+}
+
+/// Reads `some avg10=0.01 avg60=6.02 avg300=5.59 total=32641813` and the line of `full`
+/// (`psi_show`, kernel/sched/psi.c).
+fn read_pressure(text: &str, after: &mut After) {
+    for line in text.lines() {
+        let field = |name: &str| {
+            line.split(' ')
+                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
+        };
+        let avg10 = field("avg10").and_then(|percent| percent.parse().ok());
+        if line.starts_with("some ") {
+            after.psi_some_avg10 = avg10;
+        } else if line.starts_with("full ") {
+            after.psi_full_avg10 = avg10;
+            after.psi_full_total_us = field("total").and_then(|total| total.parse().ok());
+        }
+    }
+}
+
+/// Reads `MemFree:  16861264 kB` and its kind (`meminfo_proc_show`, fs/proc/meminfo.c).
+fn read_meminfo(text: &str, after: &mut After) {
+    for line in text.lines() {
+        let Some((name, value)) = line.split_once(':') else {
+            continue;
+        };
+        let slot = match name {
+            "MemFree" => &mut after.mem_free_bytes,
+            "MemAvailable" => &mut after.mem_available_bytes,
+            "SwapFree" => &mut after.swap_free_bytes,
+            _ => continue,
+        };
+        let kilobytes = value.strip_suffix(" kB").map(str::trim);
+        *slot = kilobytes
+            .and_then(|number| number.parse::<u64>().ok())
+            .and_then(|number| number.checked_mul(1024));
+    }
+}
+
 fn status_field(name: &str) -> Option<String> {
     let text = fs::read_to_string("/proc/self/status").ok()?;
     text.lines().find_map(|line| {
@@ -233,5 +306,60 @@ fn memory_controller() -> MemoryController {
         (true, _, false) => MemoryController::V1,
         (false, true, _) => MemoryController::V2,
         (false, false, _) => MemoryController::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What this machine says of its memory, twice: the second time from the files that stayed open.
+    #[test]
+    fn memory_after() {
+        for _ in 0..2 {
+            let (total, _) = memory_sizes();
+            let after = after().unwrap_or_default();
+            assert!(after.mem_free_bytes.is_some_and(|free| free < total));
+            assert!(after.mem_available_bytes.is_some_and(|free| free < total));
+            assert!(after.swap_free_bytes.is_some() && after.boottime_ns.is_some());
+        }
+    }
+
+    /// Both lines of the pressure file, and the file of a kernel that shows less.
+    #[test]
+    fn pressure() {
+        let mut after = After::default();
+        read_pressure(
+            "some avg10=12.34 avg60=6.02 avg300=5.59 total=32641813\n\
+             full avg10=0.00 avg60=1.42 avg300=1.65 total=12848023",
+            &mut after,
+        );
+        let expected = After {
+            psi_some_avg10: Some(12.34),
+            psi_full_avg10: Some(0.0),
+            psi_full_total_us: Some(12_848_023),
+            ..After::default()
+        };
+        assert_eq!(after, expected);
+        let mut after = After::default();
+        read_pressure("some avg10= total=x\nother avg10=1.00", &mut after);
+        assert_eq!(after, After::default());
+    }
+
+    /// Exact names and units only.
+    #[test]
+    fn meminfo() {
+        let mut after = After::default();
+        read_meminfo(
+            "MemTotal:       24684084 kB\nMemFree:        16861264 kB\nMemFreeX: 1 kB\n\
+             MemAvailable:   23664392\nSwapFree:              0 kB",
+            &mut after,
+        );
+        let expected = After {
+            mem_free_bytes: Some(16_861_264 << 10),
+            swap_free_bytes: Some(0),
+            ..After::default()
+        };
+        assert_eq!(after, expected);
     }
 }

@@ -130,6 +130,8 @@ impl Tracer {
         hooks.push(vmstat_hook(oom_kills_before.is_some()));
 
         let oom_score_adj = process::set_oom_score_adj(options.oom_score_adj);
+        // Opens what is read after each kill, before memory is short.
+        let _ = host::after();
         process::release_memory();
         let memory_locked = process::lock_memory();
         process::drop_capabilities();
@@ -322,7 +324,8 @@ impl Tracer {
                         (true, _) => &mut self.totals.kills,
                     };
                     *counter += 1;
-                    self.assembler.kill(kill, clock, host::memory_sizes())
+                    let event = self.assembler.kill(kill, clock, host::memory_sizes());
+                    Assembler::with_after(event, host::after())
                 }
                 Incident::Outcome(outcome) => {
                     self.totals.outcomes += 1;

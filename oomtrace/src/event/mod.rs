@@ -135,6 +135,29 @@ pub struct OomKill {
     pub verdict: Option<Verdict>,
     /// Where facts beyond the kernel's came from.
     pub enrichment: Option<Enrichment>,
+    /// The machine's memory after the kill: not what the decision saw.
+    pub after: Option<After>,
+}
+
+/// What user space read of the machine's memory right after it learnt of the kill. By then the
+/// victim's memory may be free already.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct After {
+    /// When it was read, on the kernel's `CLOCK_BOOTTIME`, in nanoseconds since boot.
+    pub boottime_ns: Option<String>,
+    /// Percentage of the last ten seconds in which some task waited for memory.
+    pub psi_some_avg10: Option<f64>,
+    /// Percentage of the last ten seconds in which all tasks that had something to do waited for
+    /// memory.
+    pub psi_full_avg10: Option<f64>,
+    /// How long that was since boot, in microseconds.
+    pub psi_full_total_us: Option<u64>,
+    /// What could be allocated without swapping, as the kernel estimates (`MemAvailable`).
+    pub mem_available_bytes: Option<u64>,
+    /// Free memory (`MemFree`).
+    pub mem_free_bytes: Option<u64>,
+    /// Free swap space (`SwapFree`).
+    pub swap_free_bytes: Option<u64>,
 }
 
 /// The OOM decision.
@@ -159,6 +182,9 @@ pub struct Oom {
     pub total_bytes: Option<u64>,
     /// The memory cgroup whose limit was hit.
     pub memcg: Option<Memcg>,
+    /// The machine's memory, as the kernel printed it with the decision; null where the limit of a
+    /// memory cgroup was hit.
+    pub node_memory: Option<NodeMemory>,
     /// For an `oom_mark`: which of the kernel's two paths led to it.
     pub mark_path: Option<MarkPath>,
     /// This victim's place among the victims of the decision, from 0. For a process that shares a
@@ -255,6 +281,68 @@ pub struct MemcgStat {
     pub kernel_bytes: Option<u64>,
     /// Slab.
     pub slab_bytes: Option<u64>,
+}
+
+/// The machine's memory at the decision. Sums are of the whole machine; zones are those that the
+/// allocation could use.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeMemory {
+    /// Free.
+    pub free_bytes: Option<u64>,
+    /// Anonymous memory and shared memory that is not locked: what is reclaimed by swapping.
+    pub anon_bytes: Option<u64>,
+    /// Page cache that is not locked, without shared memory: what is reclaimed without swapping.
+    pub file_bytes: Option<u64>,
+    /// Locked, and otherwise not to be reclaimed; in neither of the two.
+    pub unevictable_bytes: Option<u64>,
+    /// Shared memory and tmpfs; counted in `anon_bytes` or `unevictable_bytes` as well.
+    pub shmem_bytes: Option<u64>,
+    /// Slab that can be reclaimed.
+    pub slab_reclaimable_bytes: Option<u64>,
+    /// Slab that cannot.
+    pub slab_unreclaimable_bytes: Option<u64>,
+    /// Page tables.
+    pub pagetables_bytes: Option<u64>,
+    /// Free swap space.
+    pub swap_free_bytes: Option<u64>,
+    /// Swap space.
+    pub swap_total_bytes: Option<u64>,
+    /// Size of a page, in which orders count.
+    pub page_bytes: Option<u64>,
+    /// How many zones were printed.
+    pub zones_total: u32,
+    /// The first 64 of them.
+    pub zones: Vec<ZoneMemory>,
+}
+
+/// A zone of a memory node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ZoneMemory {
+    /// The memory node; null where the kernel is built without NUMA.
+    pub node: Option<u32>,
+    /// `DMA`, `DMA32`, `Normal`, `HighMem`, `Movable`, `Device`.
+    pub zone: String,
+    /// Free.
+    pub free_bytes: Option<u64>,
+    /// The watermark below which an ordinary allocation may not go.
+    pub min_bytes: Option<u64>,
+    /// The watermark below which memory is reclaimed in the background.
+    pub low_bytes: Option<u64>,
+    /// The watermark at which that ends.
+    pub high_bytes: Option<u64>,
+    /// By how much the three are raised for now, against fragmentation.
+    pub boost_bytes: Option<u64>,
+    /// What the page allocator manages.
+    pub managed_bytes: Option<u64>,
+    /// Kept for urgent allocations of high order.
+    pub reserved_highatomic_bytes: Option<u64>,
+    /// What of the free memory only movable allocations may use.
+    pub free_cma_bytes: Option<u64>,
+    /// What must stay free above `min_bytes`, for allocations that could have used a zone of a higher
+    /// type: by type, from the lowest (DMA).
+    pub lowmem_reserve_bytes: Option<Vec<u64>>,
+    /// How many free blocks there are of 2^0, 2^1, … pages.
+    pub free_by_order: Option<Vec<u64>>,
 }
 
 /// The task that invoked the OOM killer.

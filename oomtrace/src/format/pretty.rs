@@ -118,11 +118,17 @@ impl Page {
     fn limit(self, oom: &Oom) -> String {
         let Some(memcg) = &oom.memcg else {
             return match oom.constraint {
-                Some(Constraint::None) => {
-                    format!("the node's memory and swap, {}", bytes(oom.total_bytes))
+                Some(Constraint::None) => format!(
+                    "the node's memory and swap, {}{}",
+                    bytes(oom.total_bytes),
+                    lowest_zone(oom)
+                ),
+                Some(Constraint::Cpuset) => {
+                    format!("the memory nodes of a cpuset{}", lowest_zone(oom))
                 }
-                Some(Constraint::Cpuset) => "the memory nodes of a cpuset".to_owned(),
-                Some(Constraint::MemoryPolicy) => "the nodes of a memory policy".to_owned(),
+                Some(Constraint::MemoryPolicy) => {
+                    format!("the nodes of a memory policy{}", lowest_zone(oom))
+                }
                 Some(Constraint::Memcg) => self.paint(
                     WARN,
                     "which cgroup's is unknown: the kernel's report is missing",
@@ -287,6 +293,31 @@ fn what_ran_out(oom: &Oom) -> &'static str {
         None if oom.constraint == Some(Constraint::Memcg) => "a memory cgroup's limit was hit",
         None => "",
     }
+}
+
+/// The zone that is lowest, measured by its own minimum.
+fn lowest_zone(oom: &Oom) -> String {
+    let zones = oom.node_memory.iter().flat_map(|memory| &memory.zones);
+    let lowest = zones
+        .filter_map(|zone| {
+            let min = zone.min_bytes.filter(|min| *min > 0)?;
+            Some((zone, zone.free_bytes?, min))
+        })
+        .min_by(|(_, free, min), (_, other_free, other_min)| {
+            let share = u128::from(*free) * u128::from(*other_min);
+            share.cmp(&(u128::from(*other_free) * u128::from(*min)))
+        });
+    let Some((zone, free, min)) = lowest else {
+        return String::new();
+    };
+    let node = zone.node.map(|node| format!(" of node {node}"));
+    format!(
+        "; zone {}{} has {} free, its minimum is {}",
+        shown(&zone.zone),
+        node.unwrap_or_default(),
+        bytes(Some(free)),
+        bytes(Some(min)),
+    )
 }
 
 fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
@@ -469,6 +500,33 @@ mod tests {
         ] {
             assert_eq!(bytes(Some(amount)), expected);
         }
+    }
+
+    /// The zone named is the one lowest by its own minimum, not the smallest one; none without zones.
+    #[test]
+    fn lowest_zone_by_its_minimum() {
+        let zone = |node, zone: &str, free: u64, min: u64| crate::event::ZoneMemory {
+            node,
+            zone: zone.to_owned(),
+            free_bytes: Some(free << 20),
+            min_bytes: Some(min << 20),
+            ..crate::event::ZoneMemory::default()
+        };
+        let mut oom = Oom::default();
+        assert_eq!(lowest_zone(&oom), "");
+        oom.node_memory = Some(crate::event::NodeMemory {
+            zones: vec![
+                zone(Some(0), "DMA", 15, 1),
+                zone(Some(0), "Movable", 0, 0),
+                zone(Some(1), "Normal", 35, 36),
+                zone(None, "DMA32", 60, 40),
+            ],
+            ..crate::event::NodeMemory::default()
+        });
+        assert_eq!(
+            lowest_zone(&oom),
+            "; zone Normal of node 1 has 35.0 MiB free, its minimum is 36.0 MiB"
+        );
     }
 
     /// A long path keeps its two ends.

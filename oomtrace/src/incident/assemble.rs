@@ -9,10 +9,10 @@ use super::{Kill, Outcome, Scored};
 use crate::{
     cgroup::{self, Placement},
     event::{
-        Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container, Event, Head,
-        MarkPath, Memcg, MemcgStat, Node, Oom, OomKill, OomOutcome, OutcomeVictim, Pod, QosSource,
-        SCHEMA, Scope, Source, SourceKind, Trigger, Verdict, Victim, VictimMemory, VictimState,
-        event_id, gfp_flag_names, oom_id, rfc3339,
+        After, Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container, Event,
+        Head, MarkPath, Memcg, MemcgStat, Node, NodeMemory, Oom, OomKill, OomOutcome,
+        OutcomeVictim, Pod, QosSource, SCHEMA, Scope, Source, SourceKind, Trigger, Verdict, Victim,
+        VictimMemory, VictimState, ZoneMemory, event_id, gfp_flag_names, oom_id, rfc3339,
     },
     explain::{self, Footprint},
     kernel_log::{self, Report, TaskRow},
@@ -135,12 +135,21 @@ impl Assembler {
             candidates: ranking.map(|ranking| ranking.listed(self.max_candidates)),
             verdict,
             enrichment: None,
+            after: None,
         });
         if kill.victim.killed {
             Event::OomKill(event)
         } else {
             Event::OomMark(event)
         }
+    }
+
+    /// The event, with what was read of the machine's memory after the kill.
+    pub fn with_after(mut event: Event, after: Option<After>) -> Event {
+        if let Event::OomKill(kill) | Event::OomMark(kill) = &mut event {
+            kill.after = after;
+        }
+        event
     }
 
     fn oom(&self, kill: &Kill, node_bytes: u64, node_swap_bytes: u64) -> Oom {
@@ -197,13 +206,14 @@ impl Assembler {
             sysrq: order.map(|order| order == -1),
             total_bytes,
             memcg,
-            mark_path: (!kill.victim.killed).then(|| {
-                if kill.victim.task.tid == kill.victim.trigger.tid {
-                    MarkPath::AllocatingTask
-                } else {
-                    MarkPath::ChosenTask
-                }
-            }),
+            node_memory: report.and_then(|report| self.node_memory(&report.node)),
+            mark_path: if kill.victim.killed {
+                None
+            } else if kill.victim.task.tid == kill.victim.trigger.tid {
+                Some(MarkPath::AllocatingTask)
+            } else {
+                Some(MarkPath::ChosenTask)
+            },
             victim_index: kill.index,
             victim_count: kill.count,
         }
@@ -324,6 +334,54 @@ impl Assembler {
         pages
             .checked_mul(self.page_size)
             .filter(|bytes| *bytes < NO_LIMIT_BYTES)
+    }
+
+    fn node_memory(&self, node: &kernel_log::NodeMemory) -> Option<NodeMemory> {
+        if *node == kernel_log::NodeMemory::default() {
+            return None;
+        }
+        let kernel_log::NodeMemory {
+            ram_pages: _,
+            reserved_pages: _,
+            swap_total_bytes,
+            swap_free_bytes,
+            usage,
+            zones,
+            zones_total,
+            page_bytes,
+        } = node;
+        let page_size = page_bytes.unwrap_or(self.page_size);
+        let bytes = |pages: Option<u64>| pages?.checked_mul(page_size);
+        let sum = |lists: [Option<u64>; 3]| {
+            let sum = |sum: u64, list: Option<u64>| sum.checked_add(list?);
+            bytes(lists.into_iter().try_fold(0, sum))
+        };
+        Some(NodeMemory {
+            free_bytes: bytes(usage.free_pages),
+            anon_bytes: sum([
+                usage.active_anon_pages,
+                usage.inactive_anon_pages,
+                usage.isolated_anon_pages,
+            ]),
+            file_bytes: sum([
+                usage.active_file_pages,
+                usage.inactive_file_pages,
+                usage.isolated_file_pages,
+            ]),
+            unevictable_bytes: bytes(usage.unevictable_pages),
+            shmem_bytes: bytes(usage.shmem_pages),
+            slab_reclaimable_bytes: bytes(usage.slab_reclaimable_pages),
+            slab_unreclaimable_bytes: bytes(usage.slab_unreclaimable_pages),
+            pagetables_bytes: bytes(usage.pagetables_pages),
+            swap_free_bytes: *swap_free_bytes,
+            swap_total_bytes: *swap_total_bytes,
+            page_bytes: *page_bytes,
+            zones_total: u32::try_from(*zones_total).unwrap_or(u32::MAX),
+            zones: zones
+                .iter()
+                .map(|zone| zone_memory(zone, page_size))
+                .collect(),
+        })
     }
 
     fn trigger(&self, kill: &Kill) -> Trigger {
@@ -601,6 +659,42 @@ fn stat(report: &Report) -> MemcgStat {
     }
 }
 
+fn zone_memory(zone: &kernel_log::Zone, page_size: u64) -> ZoneMemory {
+    let kernel_log::Zone {
+        node,
+        name,
+        free_bytes,
+        boost_bytes,
+        min_bytes,
+        low_bytes,
+        high_bytes,
+        reserved_highatomic_bytes,
+        free_highatomic_bytes: _,
+        free_cma_bytes,
+        present_bytes: _,
+        managed_bytes,
+        lowmem_reserve_pages,
+        free_by_order,
+    } = zone;
+    let bytes = |pages: &u64| pages.checked_mul(page_size);
+    ZoneMemory {
+        node: *node,
+        zone: name.clone(),
+        free_bytes: *free_bytes,
+        min_bytes: *min_bytes,
+        low_bytes: *low_bytes,
+        high_bytes: *high_bytes,
+        boost_bytes: *boost_bytes,
+        managed_bytes: *managed_bytes,
+        reserved_highatomic_bytes: *reserved_highatomic_bytes,
+        free_cma_bytes: *free_cma_bytes,
+        lowmem_reserve_bytes: lowmem_reserve_pages
+            .as_ref()
+            .and_then(|reserve| reserve.iter().map(bytes).collect()),
+        free_by_order: free_by_order.clone(),
+    }
+}
+
 /// A cgroup as the schema has it, and whose it is.
 fn place(cgroup: Option<&CgroupRef>) -> (Option<Cgroup>, Option<Container>, Option<Pod>) {
     let Some(CgroupRef { id, version, path }) = cgroup else {
@@ -671,4 +765,66 @@ fn depth(path: &[u8]) -> usize {
     path.split(|byte| *byte == b'/')
         .filter(|name| !name.is_empty())
         .count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assembler() -> Assembler {
+        Assembler {
+            node: Arc::default(),
+            hooks: Arc::new([]),
+            run_id: String::new(),
+            page_size: 4096,
+            max_candidates: 0,
+        }
+    }
+
+    /// Pages become bytes by the page size of the report; a list that was not printed leaves its sum
+    /// unknown; orders stay counts.
+    #[test]
+    fn node_memory_in_bytes() {
+        let node = kernel_log::NodeMemory {
+            page_bytes: Some(65536),
+            usage: kernel_log::MemoryUsage {
+                active_anon_pages: Some(1),
+                inactive_anon_pages: Some(2),
+                isolated_anon_pages: Some(3),
+                active_file_pages: Some(4),
+                inactive_file_pages: Some(5),
+                free_pages: Some(u64::MAX),
+                shmem_pages: Some(7),
+                ..kernel_log::MemoryUsage::default()
+            },
+            zones: vec![kernel_log::Zone {
+                node: Some(1),
+                name: "Normal".to_owned(),
+                min_bytes: Some(9),
+                lowmem_reserve_pages: Some(vec![0, 2]),
+                free_by_order: Some(vec![3, 4]),
+                ..kernel_log::Zone::default()
+            }],
+            zones_total: 1,
+            ..kernel_log::NodeMemory::default()
+        };
+        let expected = NodeMemory {
+            anon_bytes: Some(6 << 16),
+            shmem_bytes: Some(7 << 16),
+            page_bytes: Some(65536),
+            zones_total: 1,
+            zones: vec![ZoneMemory {
+                node: Some(1),
+                zone: "Normal".to_owned(),
+                min_bytes: Some(9),
+                lowmem_reserve_bytes: Some(vec![0, 2 << 16]),
+                free_by_order: Some(vec![3, 4]),
+                ..ZoneMemory::default()
+            }],
+            ..NodeMemory::default()
+        };
+        assert_eq!(assembler().node_memory(&node), Some(expected));
+        let nothing = kernel_log::NodeMemory::default();
+        assert_eq!(assembler().node_memory(&nothing), None);
+    }
 }

@@ -1,6 +1,6 @@
 //! Lines that the kernel prints in pieces.
 //!
-//! Lines with a cgroup path are printed with `pr_cont`, piece by piece. As long as the pieces fit
+//! Lines with a cgroup path, and those about a zone, are printed with `pr_cont`, piece by piece. As long as the pieces fit
 //! one record of about 1 kB they are one record. A piece that does not fit, or that another CPU's
 //! record got in front of, becomes a record of its own, flagged `c` (`vprintk_store` in
 //! kernel/printk/printk.c). A single piece that is too long, such as a path, is cut without a mark.
@@ -18,6 +18,8 @@ pub(super) enum Kind {
     MemcgStats,
     /// `Tasks in … are going to be killed due to memory.oom.group set`
     Group,
+    /// A line about a zone (`show_free_areas`, mm/show_mem.c).
+    Zone,
 }
 
 pub(super) const MEMCG_STATS: &[u8] = b"Memory cgroup stats for ";

@@ -7,7 +7,7 @@
 //!
 //! Only [`KmsgReader`] touches the system. The grammar is that of kernels 5.10 to 7.x
 //! (`dump_header`, `dump_tasks` and `__oom_kill_process` in mm/oom_kill.c,
-//! `mem_cgroup_print_oom_meminfo` in mm/memcontrol.c).
+//! `mem_cgroup_print_oom_meminfo` in mm/memcontrol.c, `__show_mem` in mm/show_mem.c).
 //!
 //! A process chooses its own name and the names of its cgroups, so it can imitate parts of a
 //! report. Every line is therefore read from its fixed parts inwards, and a fact with two possible
@@ -23,6 +23,7 @@ mod joined;
 mod killed;
 mod live;
 mod memcg;
+mod node;
 mod parser;
 mod record;
 mod report;
@@ -34,7 +35,8 @@ mod tests;
 pub use killed::KilledLine;
 pub use live::{BUFFER_BYTES, Entry, KmsgReader};
 pub use memcg::{Counter, Limit, MemcgReport, MemcgStat};
+pub use node::{MemoryUsage, NodeMemory, Zone};
 pub use parser::{DEFAULT_MAX_ROWS, GroupKill, Line, Output, Parser};
 pub use record::{Caller, KmsgRecord, RecordError};
-pub use report::{Constraint, LogPath, NodeMemory, Report, Trigger, Victim};
+pub use report::{Constraint, LogPath, Report, Trigger, Victim};
 pub use table::{TaskRow, TaskTable};

@@ -5,7 +5,7 @@ use super::record::Caller;
 use super::report::find_header;
 use super::summary::SUMMARY;
 use super::table::Columns;
-use super::{KilledLine, LogPath, Report, TaskTable, summary};
+use super::{KilledLine, LogPath, Report, TaskTable, node, summary};
 
 /// Rows of a task table that are kept, unless [`Parser::with_max_rows`] says otherwise.
 pub const DEFAULT_MAX_ROWS: usize = 4096;
@@ -73,6 +73,8 @@ struct Open {
 #[derive(Debug)]
 enum Section {
     Head,
+    /// Below `Mem-Info:`.
+    Node,
     /// Below `Memory cgroup stats for`.
     Stats {
         v1: bool,
@@ -99,7 +101,7 @@ impl Parser {
     /// Takes the next line and hands `out` what it completes.
     pub fn feed(&mut self, line: &Line<'_>, out: &mut impl FnMut(Output)) {
         if self.joined.kind.is_some() && self.joined.from(line.caller) {
-            if line.continued {
+            if line.continued && !self.begins_zone(line) {
                 self.joined.push(line.text);
                 return self.close_if_whole(out);
             }
@@ -146,6 +148,14 @@ impl Parser {
         self.abandon(out);
     }
 
+    /// Whether the next line about a zone begins, which a kernel without `CONFIG_NUMA` prints as a
+    /// continuation of the one before it.
+    fn begins_zone(&self, line: &Line<'_>) -> bool {
+        self.joined.kind == Some(Kind::Zone)
+            && !self.joined.text.ends_with(b" ")
+            && node::begins(line.text)
+    }
+
     fn open(&mut self, line: &Line<'_>) -> &mut Open {
         let report = Box::new(Report {
             time_usec: line.time_usec,
@@ -176,6 +186,7 @@ impl Parser {
             Some(Kind::Summary) => summary::is_whole(report, &self.joined),
             Some(Kind::MemcgStats) => self.joined.memcg_stats_path().is_some(),
             Some(Kind::Group) => self.joined.group_path().is_some(),
+            Some(Kind::Zone) => node::is_whole(&self.joined.text),
         };
         if whole && self.joined.may_be_whole() {
             self.close(true, out);
@@ -199,6 +210,14 @@ impl Parser {
                     && !joined.mixed
                 {
                     open.report.memcg.path = joined.memcg_stats_path();
+                }
+            }
+            Some(Kind::Zone) => {
+                if let Some(open) = &mut self.open
+                    && certain
+                    && !joined.mixed
+                {
+                    let _ = open.report.node.read_zone_line(&joined.text);
                 }
             }
             Some(Kind::Group) => {
@@ -225,8 +244,12 @@ impl Parser {
             self.close(true, out);
             self.joined.start(Kind::MemcgStats, line);
             self.close_if_whole(out);
+        } else if matches!(open.section, Section::Node) && node::begins(line.text) {
+            self.close(true, out);
+            self.joined.start(Kind::Zone, line);
+            self.close_if_whole(out);
         } else if open.read(line.text, self.max_rows).is_some()
-            && self.joined.kind == Some(Kind::MemcgStats)
+            && matches!(self.joined.kind, Some(Kind::MemcgStats | Kind::Zone))
         {
             self.close(true, out);
         }
@@ -253,7 +276,16 @@ impl Open {
             }
             (b'C', Section::Head) => report.read_cpu_line(text),
             (b'm' | b's' | b'k', Section::Head) => report.memcg.read_counter(text),
-            (b'F' | b'T' | b'0'..=b'9', Section::Head) => report.read_node_line(text),
+            (b'M', Section::Head) if text == b"Mem-Info:" => {
+                self.section = Section::Node;
+                Some(())
+            }
+            (b'F' | b'T' | b'0'..=b'9', Section::Head | Section::Node) => {
+                report.node.read_total(text)
+            }
+            (b' ' | b'a' | b'f' | b'k' | b'm' | b's' | b'u', Section::Node) => {
+                report.node.read_usage(text)
+            }
             (_, Section::Stats { v1 }) => {
                 let cut = text.contains(&b'\n') && is_cut_length(text.len());
                 report.memcg.read_stats(text, cut, v1)

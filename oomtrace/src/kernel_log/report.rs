@@ -1,7 +1,7 @@
 //! What one report says. `None` is "the report did not say", never zero.
 
 use super::bytes::Cursor;
-use super::{MemcgReport, TaskTable};
+use super::{MemcgReport, NodeMemory, TaskTable};
 
 /// Longest `task->comm`: `TASK_COMM_LEN` less the NUL (include/linux/sched.h).
 pub(super) const COMM_MAX: usize = 15;
@@ -72,20 +72,6 @@ pub struct Victim {
     pub memcg: Option<LogPath>,
 }
 
-/// The node's totals (`__show_mem`, mm/show_mem.c); not printed for a memcg kill. The rest of
-/// `Mem-Info:` (per node and zone) would go here.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NodeMemory {
-    /// Pages present.
-    pub ram_pages: Option<u64>,
-    /// Pages the kernel keeps for itself.
-    pub reserved_pages: Option<u64>,
-    /// Size of swap.
-    pub swap_total_bytes: Option<u64>,
-    /// Unused swap.
-    pub swap_free_bytes: Option<u64>,
-}
-
 /// One report: everything from `… invoked oom-killer` to the `oom-kill:` line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
@@ -125,7 +111,7 @@ pub struct Report {
     pub victim: Victim,
     /// Counters of that memory cgroup.
     pub memcg: MemcgReport,
-    /// The node's totals.
+    /// The machine's memory.
     pub node: NodeMemory,
     /// The candidates; `None` without a table (`vm.oom_dump_tasks = 0`).
     pub table: Option<TaskTable>,
@@ -186,25 +172,6 @@ impl Report {
         }
         Some(())
     }
-
-    /// Reads one line of the node's totals.
-    pub(super) fn read_node_line(&mut self, text: &[u8]) -> Option<()> {
-        let mut c = Cursor(text);
-        if text.first()?.is_ascii_digit() {
-            let pages = c.unsigned()?;
-            match c.0 {
-                b" pages RAM" => self.node.ram_pages = Some(pages),
-                b" pages reserved" => self.node.reserved_pages = Some(pages),
-                _ => return None,
-            }
-        } else if c.tag(b"Free swap  = ").is_some() {
-            self.node.swap_free_bytes = Some(c.kb_as_bytes()?);
-        } else {
-            c.tag(b"Total swap = ")?;
-            self.node.swap_total_bytes = Some(c.kb_as_bytes()?);
-        }
-        Some(())
-    }
 }
 
 #[cfg(test)]
@@ -261,30 +228,5 @@ mod tests {
         r.read_cpu_line(b"CPU: 0 PID: 9 Comm: x Tainted: y Tainted: G  W 5.10 #1")
             .unwrap();
         assert_eq!(r.trigger.comm.as_deref(), Some(&b"x Tainted: y"[..]));
-    }
-
-    /// The node's totals, in pages and bytes, and their neighbours.
-    #[test]
-    fn node_lines() {
-        let mut r = Report::default();
-        for line in [
-            &b"Free swap  = 4kB"[..],
-            b"Total swap = 8kB",
-            b"2097022 pages RAM",
-            b"0 pages HighMem/MovableOnly",
-            b"67366 pages reserved",
-            b"0 pages cma reserved",
-        ] {
-            let _ = r.read_node_line(line);
-        }
-        assert_eq!(
-            r.node,
-            NodeMemory {
-                ram_pages: Some(2097022),
-                reserved_pages: Some(67366),
-                swap_total_bytes: Some(8192),
-                swap_free_bytes: Some(4096),
-            }
-        );
     }
 }

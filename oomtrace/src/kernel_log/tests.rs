@@ -363,10 +363,190 @@ oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0-1,gl
         (r.node.ram_pages, r.node.swap_total_bytes),
         (Some(2097022), Some(1020 << 10))
     );
+    assert_eq!(r.node.usage.inactive_anon_pages, Some(2));
     assert_eq!(r.victim.comm.as_deref(), Some(&b"npm start"[..]));
     let row = &r.table.as_ref().unwrap().rows[0];
     assert_eq!((row.swapents_pages, row.rss_anon_pages), (Some(9), None));
     assert_eq!(r.memcg, MemcgReport::default());
+}
+
+/// The memory of a node as the kernel's formats have it: per printk, its pieces, where `|` stands
+/// between what follows with `KERN_CONT`.
+const MEMORY: &str = r"Mem-Info:
+active_anon:1 inactive_anon:2 isolated_anon:0\n active_file:3 inactive_file:4 isolated_file:0\n unevictable:5 dirty:6 writeback:0\n slab_reclaimable:7 slab_unreclaimable:8\n mapped:9 shmem:10 pagetables:11\n sec_pagetables:0 bounce:0\n kernel_misc_reclaimable:0\n free:12 free_pcp:13 free_cma:0
+Node 0 active_anon:4kB inactive_anon:8kB active_file:12kB kernel_stack:16kB all_unreclaimable? yes
+Node 0 |DMA32 free:40kB boost:0kB min:44kB low:48kB high:52kB reserved_highatomic:0KB present:64kB managed:60kB free_cma:0kB
+lowmem_reserve[]:| 0| 5| 6
+Node 0 |Normal free:36kB boost:4kB min:40kB low:50kB high:60kB reserved_highatomic:0KB present:64kB managed:60kB free_cma:0kB
+lowmem_reserve[]:| 0| 0| 0
+Node 0 |DMA32: |2*4kB |(UM) |4*8kB |(M) |0*16kB |= 40kB
+Node 0 |Normal: |9*4kB |(UME) |0*8kB |0*16kB |= 36kB
+Node 0 hugepages_total=0 hugepages_free=0 hugepages_surp=0 hugepages_size=2048kB
+7 total pagecache pages
+Free swap  = 0kB
+Total swap = 1020kB
+99 pages RAM";
+
+/// What [`MEMORY`] says.
+fn memory() -> NodeMemory {
+    let zone = |name: &str,
+                boost_kb: u64,
+                watermarks_kb: [u64; 4],
+                reserve: [u64; 3],
+                blocks: [u64; 3]| {
+        let [free, min, low, high] = watermarks_kb.map(|kb| Some(kb << 10));
+        Zone {
+            node: Some(0),
+            name: name.to_owned(),
+            free_bytes: free,
+            boost_bytes: Some(boost_kb << 10),
+            min_bytes: min,
+            low_bytes: low,
+            high_bytes: high,
+            reserved_highatomic_bytes: Some(0),
+            free_highatomic_bytes: None,
+            free_cma_bytes: Some(0),
+            present_bytes: Some(64 << 10),
+            managed_bytes: Some(60 << 10),
+            lowmem_reserve_pages: Some(reserve.to_vec()),
+            free_by_order: Some(blocks.to_vec()),
+        }
+    };
+    NodeMemory {
+        ram_pages: Some(99),
+        reserved_pages: None,
+        swap_total_bytes: Some(1020 << 10),
+        swap_free_bytes: Some(0),
+        usage: MemoryUsage {
+            active_anon_pages: Some(1),
+            inactive_anon_pages: Some(2),
+            isolated_anon_pages: Some(0),
+            active_file_pages: Some(3),
+            inactive_file_pages: Some(4),
+            isolated_file_pages: Some(0),
+            unevictable_pages: Some(5),
+            slab_reclaimable_pages: Some(7),
+            slab_unreclaimable_pages: Some(8),
+            shmem_pages: Some(10),
+            pagetables_pages: Some(11),
+            free_pages: Some(12),
+        },
+        zones: vec![
+            zone("DMA32", 0, [40, 44, 48, 52], [0, 5, 6], [2, 4, 0]),
+            zone("Normal", 4, [36, 40, 50, 60], [0, 0, 0], [9, 0, 0]),
+        ],
+        zones_total: 2,
+        page_bytes: Some(4096),
+    }
+}
+
+const NODE_HEADER: &str =
+    "x invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0";
+const NODE_SUMMARY: &str = "oom-kill:constraint=CONSTRAINT_NONE,nodemask=(null),cpuset=/,mems_allowed=0,global_oom,task_memcg=/,task=x,pid=1,uid=0";
+
+/// [`MEMORY`] in a report, each printk made into records by `records`.
+fn memory_report(records: impl Fn(&str) -> Vec<Owned>) -> Vec<Owned> {
+    let mut lines = vec![text_line(NODE_HEADER)];
+    let printks = MEMORY.lines().map(|printk| printk.replace("\\n", "\n"));
+    lines.extend(printks.flat_map(|printk| records(&printk)));
+    lines.push(text_line(NODE_SUMMARY));
+    lines
+}
+
+/// One record for each printk.
+fn whole_record(printk: &str) -> Vec<Owned> {
+    vec![text_line(&printk.replace('|', ""))]
+}
+
+/// A record for each piece.
+fn record_per_piece(printk: &str) -> Vec<Owned> {
+    let pieces = printk.split('|').enumerate();
+    pieces
+        .map(|(at, piece)| Owned {
+            continued: at > 0,
+            ..text_line(piece)
+        })
+        .collect()
+}
+
+fn node_of(lines: &[Owned]) -> NodeMemory {
+    report(&run(lines)[0]).node.clone()
+}
+
+/// The memory of a node, however the kernel's text comes: a record for each printk, lines, pieces;
+/// with and without callers.
+#[test]
+fn node_memory() {
+    assert_eq!(node_of(&memory_report(whole_record)), memory());
+    let by_line = |printk: &str| {
+        let lines = printk.replace('|', "");
+        lines.lines().map(text_line).collect()
+    };
+    assert_eq!(node_of(&memory_report(by_line)), memory());
+    let mut pieces = memory_report(record_per_piece);
+    assert_eq!(node_of(&pieces), memory());
+    for line in &mut pieces {
+        line.caller = Some(Caller::Thread(1));
+    }
+    assert_eq!(node_of(&pieces), memory());
+}
+
+/// Without `CONFIG_NUMA` no node is named, and the lines are continuations of what is complete.
+#[test]
+fn node_memory_without_numa() {
+    let no_numa = |printk: &str| match printk.strip_prefix("Node 0 |") {
+        Some(rest) => vec![Owned {
+            continued: true,
+            ..text_line(&rest.replace('|', ""))
+        }],
+        None => record_per_piece(printk),
+    };
+    let mut expected = memory();
+    for zone in &mut expected.zones {
+        zone.node = None;
+    }
+    assert_eq!(node_of(&memory_report(no_numa)), expected);
+}
+
+/// Another's record between the pieces: with callers nothing is lost; without, what it may have
+/// been mixed with is not believed.
+#[test]
+fn node_memory_with_others_between() {
+    let foreign = Owned {
+        caller: Some(Caller::Thread(2)),
+        ..text_line("Node 7 Movable free:1kB min:1kB")
+    };
+    let with_foreign = |caller| {
+        let foreign = Owned {
+            caller,
+            ..text_line("usb 1-1: new device")
+        };
+        memory_report(|printk| {
+            let pieces = record_per_piece(printk);
+            pieces
+                .into_iter()
+                .flat_map(|piece| [piece, foreign.clone()])
+                .collect()
+        })
+    };
+    let mut lines = with_foreign(Some(Caller::Thread(2)));
+    for line in &mut lines {
+        line.caller = line.caller.or(Some(Caller::Thread(1)));
+    }
+    lines.insert(9, foreign);
+    assert_eq!(node_of(&lines), memory());
+
+    let node = node_of(&with_foreign(None));
+    assert_eq!(node.usage, memory().usage);
+    assert_eq!(node.zones, []);
+}
+
+/// The memory of a node belongs to a report: the same lines of a failed allocation before it do not.
+#[test]
+fn node_memory_of_another() {
+    let mut lines: Vec<Owned> = MEMORY.lines().flat_map(whole_record).collect();
+    lines.extend([text_line(NODE_HEADER), text_line(NODE_SUMMARY)]);
+    assert_eq!(node_of(&lines), NodeMemory::default());
 }
 
 /// `memory.oom.group`: the line and its order among the others; a path with spaces; in two pieces.
