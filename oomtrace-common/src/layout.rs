@@ -51,6 +51,10 @@ layout! {
     task_start_boottime,
     /// `task_struct.cgroups`: the task's `css_set`.
     task_cgroups,
+    /// `task_struct.thread_node`: its place in `signal_struct.thread_head`.
+    task_thread_node,
+    /// `signal_struct.thread_head`: the threads of the process.
+    signal_thread_head,
     /// `signal_struct.oom_score_adj`: a `short`.
     signal_oom_score_adj,
     /// `signal_struct.live`: threads that have not exited (`atomic_t`).

@@ -63,15 +63,17 @@ pub fn scored(task: Address, points: i64) {
     item.pid = task.read(offset!(task_tgid));
     item.uid = kernel::uid(task);
     item.oom_score_adj = kernel::oom_score_adj(task);
-    item.comm = task.read(offset!(task_comm));
     item.cgroup_id = kernel::memory_cgroup(task)
         .follow(offset!(cgroup_kn))
         .read(offset!(kernfs_id));
     item.pad = 0;
-    let mm = kernel::address_space(task);
+    // The kernel scores, and names, the thread that has the address space.
+    let thread = kernel::thread_with_mm(task);
+    item.comm = thread.read(offset!(task_comm));
+    let mm = thread.follow(offset!(task_mm));
     kernel::describe_memory(mm, &mut item.memory);
     if mm.is_null() {
-        // The leader has exited and another thread holds the address space.
+        item.comm = task.read(offset!(task_comm));
         item.memory.total_vm_pages = u64::MAX;
     }
     if list.listed as usize == CANDIDATE_SLOTS {

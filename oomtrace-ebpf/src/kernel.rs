@@ -169,6 +169,31 @@ pub fn address_space(task: Address) -> Address {
     }
 }
 
+/// Threads looked at for the one that has the address space; the leader exits first in few
+/// programs, and then the next thread has it.
+const MAX_THREADS: usize = 16;
+
+/// The thread of a process that has its address space (`find_lock_task_mm` in `mm/oom_kill.c`);
+/// null when there is none, or it is far down the list.
+#[inline(always)]
+pub fn thread_with_mm(leader: Address) -> Address {
+    if !leader.follow(offset!(task_mm)).is_null() {
+        return leader;
+    }
+    let mut node = leader
+        .follow(offset!(task_signal))
+        .follow(offset!(signal_thread_head));
+    for _ in 0..MAX_THREADS {
+        let thread = node.container(offset!(task_thread_node));
+        if !thread.follow(offset!(task_mm)).is_null() {
+            return thread;
+        }
+        // `list_head.next` is its first member.
+        node = node.follow(0);
+    }
+    Address(0)
+}
+
 /// One counter of `mm->rss_stat`.
 #[inline(always)]
 fn rss(mm: Address, counter: u32) -> i64 {

@@ -9,7 +9,11 @@ use std::{
     sync::OnceLock,
 };
 
-use rustix::{system::uname, thread::CapabilitySet};
+use rustix::{
+    process::{Resource, getrlimit},
+    system::uname,
+    thread::CapabilitySet,
+};
 use serde::Serialize;
 
 use crate::event::{After, Node, boottime_ns};
@@ -29,6 +33,9 @@ const NEEDED: [(CapabilitySet, &str, &str); 3] = [
     ),
 ];
 
+/// What the eBPF maps take, with room to spare.
+const ENOUGH_LOCKED_BYTES: u64 = 16 << 20;
+
 /// Facts about the machine and this process.
 #[derive(Clone, Debug, Serialize)]
 pub struct Host {
@@ -45,6 +52,8 @@ pub struct Host {
     pub seccomp: bool,
     /// Capabilities this process lacks, of those oomtrace uses.
     pub missing_capabilities: Vec<&'static str>,
+    /// Whether this process may raise its limits (`CAP_SYS_RESOURCE`).
+    pub may_raise_limits: bool,
     /// Where tracefs is mounted.
     pub tracefs: Option<&'static str>,
     /// Which hierarchy has the memory controller.
@@ -92,6 +101,7 @@ impl Host {
                 })
                 .map(|(_, name, _)| *name)
                 .collect(),
+            may_raise_limits: effective.contains(CapabilitySet::SYS_RESOURCE),
             tracefs: ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
                 .into_iter()
                 .find(|path| Path::new(path).join("events").exists()),
@@ -134,11 +144,21 @@ impl Host {
                     .to_owned(),
             );
         }
-        self.seccomp.then(|| {
-            "a seccomp filter limits this process, and it seems to forbid bpf(2)\nin a container, \
-             allow that system call in its seccomp profile"
-                .to_owned()
-        })
+        let mut advice = Vec::new();
+        if self.seccomp {
+            advice.push(
+                "a seccomp filter limits this process, and may forbid bpf(2)\nin a container, allow \
+                 that system call in its seccomp profile",
+            );
+        }
+        let locked = getrlimit(Resource::Memlock).current;
+        if !self.may_raise_limits && locked.is_some_and(|bytes| bytes < ENOUGH_LOCKED_BYTES) {
+            advice.push(
+                "kernels before 5.11 count eBPF maps against the limit on locked memory, which is \
+                 low here\nraise it (`ulimit -l unlimited`), or grant CAP_SYS_RESOURCE, too",
+            );
+        }
+        (!advice.is_empty()).then(|| advice.join("\nor "))
     }
 }
 

@@ -144,11 +144,7 @@ impl Tracer {
         });
         let assembler = Assembler {
             node: Arc::new(host::node()),
-            hooks: hooks
-                .iter()
-                .filter(|hook| hook.attached)
-                .map(|hook| hook.name.clone())
-                .collect(),
+            hooks: attached_names(&hooks),
             run_id: host::random_uuid().context("naming this run")?,
             page_size: rustix::param::page_size() as u64,
             max_candidates: options.candidates,
@@ -271,11 +267,29 @@ impl Tracer {
             }
             self.losses();
             self.emit();
+            self.hooks_that_never_fire();
             if !took {
                 break;
             }
         }
         self.probe.flush_log();
+    }
+
+    /// Takes back that candidates are seen, once a decision came without any: a compiler may put
+    /// `oom_badness` into its caller, and the hook stays on the copy nobody calls (seen on 5.10).
+    fn hooks_that_never_fire(&mut self) {
+        let scoring = |hook: &Hook| hook.attached && hook.name.ends_with(":oom_badness");
+        if !self.joiner.unscored() || !self.hooks.iter().any(scoring) {
+            return;
+        }
+        let mut hooks = self.hooks.to_vec();
+        for hook in hooks.iter_mut().filter(|hook| scoring(hook)) {
+            hook.attached = false;
+            hook.reason = Some("it never fires: the compiler inlined oom_badness".to_owned());
+        }
+        tracing::info!("candidates come from the kernel log: the hook of oom_badness never fires");
+        self.assembler.hooks = attached_names(&hooks);
+        self.hooks = hooks.into();
     }
 
     fn read_log(&mut self) {
@@ -474,6 +488,14 @@ impl Tracer {
         const SETTLE: Duration = Duration::from_millis(100);
         !self.joiner.is_waiting() && Instant::now() + STOP_PATIENCE >= deadline + SETTLE
     }
+}
+
+fn attached_names(hooks: &[Hook]) -> Arc<[String]> {
+    hooks
+        .iter()
+        .filter(|hook| hook.attached)
+        .map(|hook| hook.name.clone())
+        .collect()
 }
 
 fn closed_is_fine(error: io::Error) -> Result<()> {

@@ -105,6 +105,8 @@ fn layout(btf: &Btf<'_>, page_size: u32) -> Result<Layout, BtfError> {
         task_real_cred: kernel.required("task_struct", "real_cred", LONG)?,
         task_start_boottime: kernel.required("task_struct", "start_boottime", 8)?,
         task_cgroups: kernel.required("task_struct", "cgroups", LONG)?,
+        task_thread_node: kernel.optional_struct("task_struct", "thread_node")?,
+        signal_thread_head: kernel.optional_struct("signal_struct", "thread_head")?,
         signal_oom_score_adj: kernel.required("signal_struct", "oom_score_adj", 2)?,
         signal_live: kernel.optional("signal_struct", "live", INT)?,
         signal_oom_mm: kernel.optional("signal_struct", "oom_mm", LONG)?,

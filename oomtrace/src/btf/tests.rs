@@ -538,6 +538,7 @@ mod queries {
 const STRUCTS: &[(&str, &[(&str, &str)])] = &[
     ("qstr", &[("hash", "long"), ("name", "ptr")]),
     ("path", &[("mnt", "ptr"), ("dentry", "ptr")]),
+    ("list_head", &[("next", "ptr"), ("prev", "ptr")]),
     ("page_counter", &[("usage", "long"), ("max", "long")]),
     (
         "percpu_counter",
@@ -570,6 +571,7 @@ const STRUCTS: &[(&str, &[(&str, &str)])] = &[
             ("real_cred", "ptr"),
             ("start_boottime", "long"),
             ("cgroups", "ptr"),
+            ("thread_node", "list_head"),
         ],
     ),
     (
@@ -579,6 +581,7 @@ const STRUCTS: &[(&str, &[(&str, &str)])] = &[
             ("oom_score_adj", "short"),
             ("", "short"),
             ("oom_mm", "ptr"),
+            ("thread_head", "list_head"),
         ],
     ),
     ("cred", &[("usage", "long"), ("uid", "kuid_t")]),
@@ -764,6 +767,8 @@ mod resolution {
             task_real_cred: 64,
             task_start_boottime: 72,
             task_cgroups: 80,
+            task_thread_node: 88,
+            signal_thread_head: 16,
             signal_oom_score_adj: 4,
             signal_live: 0,
             signal_oom_mm: 8,
@@ -900,6 +905,8 @@ mod resolution {
             ("path.mnt", &["file_path_mnt"]),
             ("dentry.d_parent", &["dentry_parent"]),
             ("qstr.name", &["dentry_name"]),
+            ("task_struct.thread_node", &["task_thread_node"]),
+            ("signal_struct.thread_head", &["signal_thread_head"]),
             ("mount.mnt", &["mount_mnt"]),
             ("mount.mnt_parent", &["mount_parent"]),
             ("mount.mnt_mountpoint", &["mount_mountpoint"]),

@@ -99,6 +99,7 @@ impl Diagnosis {
             lockdown,
             seccomp,
             missing_capabilities,
+            may_raise_limits: _,
             tracefs,
             memory_controller,
             dmesg_restrict,

@@ -134,6 +134,8 @@ struct Pending {
 struct OpenDecision {
     decision: Rc<Decision>,
     scored: Option<Rc<Scored>>,
+    /// The kernel's report, once it has been found to be of this decision.
+    report: Option<Rc<Report>>,
     victims: u32,
 }
 
@@ -199,6 +201,8 @@ pub struct Joiner {
     stuck_checks: VecDeque<(u64, u32)>,
     /// Outcomes whose kill has gone out.
     outcomes: VecDeque<Outcome>,
+    /// A decision came without the candidates it compared.
+    unscored: bool,
     /// Reports read from the log.
     reports: u64,
     /// Victims whose outcome will not be told, because too many are dying.
@@ -221,9 +225,16 @@ impl Joiner {
             followed: HashMap::new(),
             stuck_checks: VecDeque::new(),
             outcomes: VecDeque::new(),
+            unscored: false,
             reports: 0,
             unfollowed: 0,
         }
+    }
+
+    /// Whether a decision came without the candidates it compared: where their scoring is hooked,
+    /// the hook does not fire.
+    pub const fn unscored(&self) -> bool {
+        self.unscored
     }
 
     /// Reports read from the log, so far.
@@ -255,12 +266,15 @@ impl Joiner {
                     .take()
                     .filter(|(decision_ns, _)| *decision_ns == decision.decision_ns)
                     .map(|(_, scored)| scored);
+                // `vm.oom_kill_allocating_task` takes the allocating task without comparing any.
+                self.unscored |= scored.is_none() && !decision.message.ends_with(b"task)");
                 if self.decisions.len() == MAX_DECISIONS {
                     self.decisions.pop_front();
                 }
                 self.decisions.push_back(OpenDecision {
                     decision: Rc::from(decision),
                     scored,
+                    report: None,
                     victims: 0,
                 });
             }
@@ -315,10 +329,10 @@ impl Joiner {
         };
         let waiting = self
             .pending
-            .iter_mut()
-            .find(|pending| !pending.logged && is_of(&found.line, &pending.kill.victim));
-        if let Some(pending) = waiting {
-            pending.add_log(found, &mut self.followed);
+            .iter()
+            .position(|pending| !pending.logged && is_of(&found.line, &pending.kill.victim));
+        if let Some(at) = waiting {
+            self.add_log(at, found);
         } else if !self
             .followed
             .values()
@@ -409,13 +423,14 @@ impl Joiner {
             .levels
             .iter()
             .any(|level| level.flags & LEVEL_OOM_GROUP != 0);
-        let (decision, scored, index) = match open {
+        let (decision, scored, report, index) = match open {
             Some(open) => {
                 let index = open.victims;
                 open.victims = index.saturating_add(1);
-                (Some(Rc::clone(&open.decision)), open.scored.clone(), index)
+                let decision = Some(Rc::clone(&open.decision));
+                (decision, open.scored.clone(), open.report.clone(), index)
             }
-            None => (None, None, 0),
+            None => (None, None, None, 0),
         };
         let role = match &decision {
             Some(decision) if decision.chosen_pid == victim.task.pid => Some(Role::Chosen),
@@ -434,7 +449,7 @@ impl Joiner {
                     .map_or(victim.time_ns, |decision| decision.decision_ns),
                 decision,
                 scored,
-                report: None,
+                report,
                 killed_line: None,
                 role,
                 index,
@@ -455,10 +470,35 @@ impl Joiner {
             .lines
             .iter()
             .position(|waiting| is_of(&waiting.line, &pending.kill.victim));
-        if let Some(found) = line.and_then(|at| self.lines.remove(at)) {
-            pending.add_log(found, &mut self.followed);
-        }
+        let found = line.and_then(|at| self.lines.remove(at));
         self.pending.push_back(pending);
+        if let Some(found) = found {
+            self.add_log(self.pending.len() - 1, found);
+        }
+    }
+
+    /// Adds what the log tells to the kill at this place of the queue. A report is of the whole
+    /// decision, so the other victims of that get it, too.
+    fn add_log(&mut self, at: usize, found: LogKill) {
+        let Some(pending) = self.pending.get_mut(at) else {
+            return;
+        };
+        pending.add_log(found, &mut self.followed);
+        let (Some(decision), Some(report)) = (&pending.kill.decision, &pending.kill.report) else {
+            return;
+        };
+        let (began, report) = (decision.decision_ns, Rc::clone(report));
+        let is_same = |decision: &Decision| decision.decision_ns == began;
+        for open in &mut self.decisions {
+            if is_same(&open.decision) {
+                open.report = Some(Rc::clone(&report));
+            }
+        }
+        for other in &mut self.pending {
+            if other.kill.decision.as_deref().is_some_and(is_same) {
+                other.kill.report = Some(Rc::clone(&report));
+            }
+        }
     }
 
     /// A process was killed because it shares the memory of the victim before it: what is the
@@ -602,7 +642,8 @@ impl Pending {
         self.logged = true;
         let kill = &mut self.kill;
         kill.killed_line = Some(line);
-        kill.report = report.filter(|report| names(report, &kill.victim));
+        let report = report.filter(|report| names(report, &kill.victim));
+        kill.report = report.or(kill.report.take());
         if kill.report.is_some() && kill.role.is_none() {
             kill.role = Some(Role::Chosen);
         }
