@@ -75,6 +75,13 @@ layout! {
     rss_stat_stride,
     /// Offset of the 64-bit count within one counter of `rss_stat`.
     rss_stat_count,
+    /// Offset of `counters` within one counter of `rss_stat`: what each processor has not yet added
+    /// to the count. Absent before 6.2.
+    rss_stat_percpu,
+    /// `bpf_array.pptrs`.
+    bpf_array_pptrs,
+    /// How many processors there can be.
+    cpus,
     /// enum value `MM_FILEPAGES`.
     mm_filepages,
     /// enum value `MM_ANONPAGES`.

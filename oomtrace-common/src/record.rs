@@ -314,6 +314,19 @@ pub struct SelfCheck {
     pub task: Task,
 }
 
+/// How many processors' parts of a counter can be added up.
+pub const MAX_CPUS: usize = 1024;
+
+/// Where each processor's memory is, relative to a per-processor pointer (`__per_cpu_offset`).
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct CpuOffsets {
+    /// How many are known: all there can be, or 0.
+    pub known: u64,
+    /// By processor.
+    pub offsets: [u64; MAX_CPUS],
+}
+
 /// What the programs count; shared memory, added to atomically.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]

@@ -1,7 +1,9 @@
 //! Reads kernel structures by the [`Layout`] that user space resolved.
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use oomtrace_common::{ABSENT, LEVEL_OOM_GROUP, Layout, Memory, Task, VictimRecord};
+use oomtrace_common::{ABSENT, LEVEL_OOM_GROUP, Layout, MAX_CPUS, Memory, Task, VictimRecord};
+
+use crate::maps::CPU_OFFSETS;
 
 /// The running kernel's layout: frozen by the loader, so the verifier sees constants.
 #[unsafe(no_mangle)]
@@ -199,6 +201,38 @@ pub fn thread_with_mm(leader: Address) -> Address {
 fn rss(mm: Address, counter: u32) -> i64 {
     let place = offset!(mm_rss_stat) + counter * offset!(rss_stat_stride);
     mm.read(place + offset!(rss_stat_count))
+}
+
+/// Adds what the processors have not yet added to the counters of `mm->rss_stat`
+/// (`percpu_counter_sum` in `lib/percpu_counter.c`).
+#[inline(always)]
+pub fn add_percpu_parts(mm: Address, memory: &mut Memory) {
+    if offset!(rss_stat_percpu) == ABSENT {
+        return;
+    }
+    let Some(cpus) = CPU_OFFSETS.get(0) else {
+        return;
+    };
+    if cpus.known == 0 {
+        return;
+    }
+    for (counter, pages) in [
+        (offset!(mm_anonpages), &raw mut memory.anon_pages),
+        (offset!(mm_filepages), &raw mut memory.file_pages),
+        (offset!(mm_shmempages), &raw mut memory.shmem_pages),
+        (offset!(mm_swapents), &raw mut memory.swap_pages),
+    ] {
+        let place = offset!(mm_rss_stat) + counter * offset!(rss_stat_stride);
+        let parts = mm.follow(place + offset!(rss_stat_percpu));
+        let mut cpu = 0;
+        while cpu < offset!(cpus) as usize && cpu < MAX_CPUS {
+            let part: i32 = Address(parts.0.wrapping_add(cpus.offsets[cpu])).read(0);
+            // In map memory, so that the verifier carries no sum from turn to turn.
+            // SAFETY: a member of the record.
+            unsafe { pages.write_volatile(pages.read_volatile() + i64::from(part)) };
+            cpu += 1;
+        }
+    }
 }
 
 /// Describes an address space.

@@ -4,11 +4,11 @@ use aya_ebpf::{
     bindings::BPF_F_MMAPABLE,
     helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, generated::bpf_ringbuf_output},
     macros::map,
-    maps::{Array, HashMap, LruHashMap, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use oomtrace_common::{
-    CandidateList, Counters, DATA_BYTES, DATA_SLACK, DecisionRecord, Header, RecordKind, SelfCheck,
-    VictimRecord,
+    CandidateList, Counters, CpuOffsets, DATA_BYTES, DATA_SLACK, DecisionRecord, Header,
+    RecordKind, SelfCheck, VictimRecord,
 };
 
 /// A record that ends in a tail, with room for it.
@@ -71,6 +71,13 @@ pub static KILLED: LruHashMap<u64, u64> = LruHashMap::with_max_entries(512, 0);
 /// Victims that have not exited yet, by process id.
 #[map]
 pub static DYING: HashMap<u32, u64> = HashMap::with_max_entries(4096, 0);
+
+/// A per-processor value, to learn from where processors have theirs.
+#[map]
+pub static SAMPLE: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+#[map]
+pub static CPU_OFFSETS: Array<CpuOffsets> = Array::with_max_entries(1, 0);
 
 /// The layout, put to the test at start.
 #[map]

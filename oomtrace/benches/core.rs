@@ -3,7 +3,6 @@
 //! The input is one captured kill in a memory cgroup: the kernel's report of 80 lines, and the
 //! record that the programs would have sent of it.
 
-#![expect(missing_docs, reason = "criterion's macros define public functions")]
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
 use std::{hint::black_box, sync::Arc};
@@ -232,7 +231,7 @@ fn layouts(criterion: &mut Criterion) {
     });
     let parsed = btf::Btf::parse(&bytes, btf::NAMES).unwrap();
     group.bench_function("resolve", |bench| {
-        bench.iter(|| btf::resolve(black_box(&parsed), 4096, "this kernel").map(drop));
+        bench.iter(|| btf::resolve(black_box(&parsed), 4096, 2, "this kernel").map(drop));
     });
     group.finish();
 }

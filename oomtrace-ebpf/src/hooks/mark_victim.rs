@@ -58,6 +58,7 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
         record.flags |= VICTIM_HAS_MM;
     }
     kernel::describe_memory(mm, &mut record.memory);
+    kernel::add_percpu_parts(mm, &mut record.memory);
 
     let mut tail = Tail::new(tail, used);
     record.paths.cut = 0;

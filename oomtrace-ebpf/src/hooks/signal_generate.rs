@@ -8,16 +8,16 @@
 use aya_ebpf::{
     helpers::{
         bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_get_current_uid_gid,
-        generated::bpf_get_current_task,
+        generated::{bpf_get_current_task, bpf_map_lookup_percpu_elem},
     },
     macros::raw_tracepoint,
     programs::RawTracePointContext,
 };
-use oomtrace_common::{CHECK_ARMED, CHECK_DONE, PeerKill, RecordKind};
+use oomtrace_common::{CHECK_ARMED, CHECK_DONE, MAX_CPUS, PeerKill, RecordKind};
 
 use crate::{
     kernel::{self, Address, offset},
-    maps::{self, CHECK, KILLED, RECORDS},
+    maps::{self, CHECK, CPU_OFFSETS, KILLED, RECORDS, SAMPLE},
 };
 
 const SIGKILL: i32 = 9;
@@ -100,4 +100,57 @@ fn check_layout(task: Address) {
     check.comm = bpf_get_current_comm().unwrap_or([0; 16]);
     kernel::describe_task(task, &mut check.task);
     check.state = CHECK_DONE;
+}
+
+/// Learns where each processor has its memory, once, from a map whose per-processor pointer and
+/// per-processor addresses can both be had. A program of its own: its helper is from 5.19.
+#[raw_tracepoint(tracepoint = "signal_generate")]
+fn learn_cpu_offsets(ctx: RawTracePointContext) -> u32 {
+    if ctx.arg::<i32>(0) != SIGURG || Address(ctx.arg(2)) != current() {
+        return 0;
+    }
+    let Some(slot) = CPU_OFFSETS.get_ptr_mut(0) else {
+        return 0;
+    };
+    // SAFETY: the slot lives as long as the program; it is filled once, before the first kill.
+    let cpus = unsafe { &mut *slot };
+    let count = offset!(cpus) as usize;
+    if cpus.known != 0 || count > MAX_CPUS {
+        return 0;
+    }
+    let sample = (&raw const SAMPLE).cast_mut();
+    let scratch = &raw mut cpus.offsets[0];
+    // SAFETY: a place in the slot.
+    let array = Address(unsafe { number(sample.cast(), scratch) });
+    let pointer = array.follow(offset!(bpf_array_pptrs));
+    let mut cpu = 0;
+    while cpu < count && cpu < MAX_CPUS {
+        let key = 0_u32;
+        // SAFETY: a map and a key of it.
+        let place = unsafe {
+            bpf_map_lookup_percpu_elem(sample.cast(), (&raw const key).cast(), cpu as u32)
+        };
+        if place.is_null() || pointer.is_null() {
+            return 0;
+        }
+        let offset = &raw mut cpus.offsets[cpu];
+        // SAFETY: as above.
+        unsafe { offset.write(number(place.cast(), offset).wrapping_sub(pointer.0)) };
+        cpu += 1;
+    }
+    cpus.known = count as u64;
+    0
+}
+
+/// A pointer as a number, which the verifier lets one compute with: by way of memory.
+///
+/// # Safety
+/// `scratch` is map memory.
+#[inline(always)]
+unsafe fn number(pointer: *const u8, scratch: *mut u64) -> u64 {
+    // SAFETY: the caller vouches for it.
+    unsafe {
+        scratch.write_volatile(pointer as u64);
+        scratch.read_volatile()
+    }
 }

@@ -6,6 +6,7 @@ use super::{Array, Btf, BtfError, Member};
 
 /// The names [`resolve`] looks up, for [`Btf::parse`] to collect on its way.
 pub const NAMES: &[&str] = &[
+    "bpf_array",
     "btf_trace_mark_victim",
     "cgroup",
     "cgroup_root",
@@ -67,14 +68,20 @@ pub struct FunctionFacts {
 
 /// Fills a [`Layout`] from the kernel's BTF, which was parsed with [`NAMES`].
 ///
-/// `page_size` is the system's; `kernel_release` is for messages.
+/// `page_size` is the system's, `cpus` the number of processors it can have; `kernel_release` is
+/// for messages.
 ///
 /// # Errors
 /// [`BtfError::Kernel`], around what is wrong: a required member is missing, or any member is not
 /// as wide or not of the shape the programs read.
-pub fn resolve(btf: &Btf<'_>, page_size: u32, kernel_release: &str) -> Result<Resolved, BtfError> {
+pub fn resolve(
+    btf: &Btf<'_>,
+    page_size: u32,
+    cpus: u32,
+    kernel_release: &str,
+) -> Result<Resolved, BtfError> {
     let resolve = || {
-        let layout = layout(btf, page_size)?;
+        let layout = layout(btf, page_size, cpus)?;
         let absent = layout.members().filter(|&(_, value)| value == ABSENT);
         Ok(Resolved {
             absent: absent.map(|(name, _)| name).collect(),
@@ -89,7 +96,7 @@ pub fn resolve(btf: &Btf<'_>, page_size: u32, kernel_release: &str) -> Result<Re
 }
 
 /// All members are spelled out, so that one added to `Layout` does not compile until it is here.
-fn layout(btf: &Btf<'_>, page_size: u32) -> Result<Layout, BtfError> {
+fn layout(btf: &Btf<'_>, page_size: u32, cpus: u32) -> Result<Layout, BtfError> {
     let kernel = Kernel(btf);
     let rss = kernel.rss_stat()?;
     let regs = kernel.pt_regs()?;
@@ -117,6 +124,9 @@ fn layout(btf: &Btf<'_>, page_size: u32) -> Result<Layout, BtfError> {
         mm_rss_stat: rss.offset,
         rss_stat_stride: rss.stride,
         rss_stat_count: rss.count,
+        rss_stat_percpu: rss.percpu,
+        bpf_array_pptrs: kernel.bpf_array_pptrs()?,
+        cpus,
         mm_filepages: rss.counter(btf, "MM_FILEPAGES")?,
         mm_anonpages: rss.counter(btf, "MM_ANONPAGES")?,
         mm_swapents: rss.counter(btf, "MM_SWAPENTS")?,
@@ -198,6 +208,8 @@ struct RssStat {
     offset: u32,
     stride: u32,
     count: u32,
+    /// Where the processors' parts are.
+    percpu: u32,
     len: u32,
 }
 
@@ -266,6 +278,7 @@ impl Kernel<'_> {
                     offset: counters.offset,
                     stride: LONG,
                     count: 0,
+                    percpu: ABSENT,
                     len: array.len,
                 }),
                 other => Err(unknown_member(name, "rss_stat.count", other.as_ref())),
@@ -278,8 +291,18 @@ impl Kernel<'_> {
             offset: counters.offset,
             stride: array.element_size,
             count: self.required("percpu_counter", "count", 8)?,
+            percpu: self.optional("percpu_counter", "counters", LONG)?,
             len: array.len,
         })
+    }
+
+    /// Where a per-processor array map keeps its pointers: a flexible array, whose size says nothing.
+    fn bpf_array_pptrs(&self) -> Result<u32, BtfError> {
+        or_absent(
+            self.0
+                .member("bpf_array", "pptrs")
+                .map(|member| member.offset),
+        )
     }
 
     /// The memory controller's place in `css_set.subsys` (include/linux/cgroup-defs.h).

@@ -546,9 +546,10 @@ const STRUCTS: &[(&str, &[(&str, &str)])] = &[
             ("lock", "int"),
             ("", "int"),
             ("count", "long"),
-            ("list", "ptr"),
+            ("counters", "ptr"),
         ],
     ),
+    ("bpf_array", &[("map", "long"), ("pptrs", "ptr")]),
     ("mm_rss_stat", &[("count", "long[4]")]),
     ("kuid_t", &[("val", "int")]),
     (
@@ -744,7 +745,7 @@ fn kernel(changes: &Changes<'_>) -> Vec<u8> {
 
 fn resolved(changes: &Changes<'_>) -> Result<Resolved, BtfError> {
     let bytes = kernel(changes);
-    resolve(&Btf::parse(&bytes, NAMES)?, 4096, "6.18.44")
+    resolve(&Btf::parse(&bytes, NAMES)?, 4096, 2, "6.18.44")
 }
 
 mod resolution {
@@ -779,6 +780,9 @@ mod resolution {
             mm_rss_stat: 24,
             rss_stat_stride: 24,
             rss_stat_count: 8,
+            rss_stat_percpu: 16,
+            bpf_array_pptrs: 8,
+            cpus: 2,
             mm_filepages: 0,
             mm_anonpages: 1,
             mm_swapents: 2,
@@ -1097,7 +1101,7 @@ mod resolution {
             .unwrap();
         bytes[at] = b'O';
         let btf = Btf::parse(&bytes, NAMES).unwrap();
-        let functions = resolve(&btf, 4096, "").unwrap().functions;
+        let functions = resolve(&btf, 4096, 2, "").unwrap().functions;
         assert!(functions.oom_badness.is_some() && functions.oom_kill_process.is_some());
         assert_eq!(functions.out_of_memory, None);
     }
@@ -1109,7 +1113,7 @@ mod hostile {
     /// Whatever the bytes, reading them ends, and in a value or an error.
     fn survives(bytes: &[u8]) {
         if let Ok(btf) = Btf::parse(bytes, NAMES) {
-            let _ = resolve(&btf, 4096, "");
+            let _ = resolve(&btf, 4096, 2, "");
             let _ = btf.member("unlisted", "a.b");
             let _ = btf.parameters("unlisted");
         }
@@ -1324,6 +1328,9 @@ mod real {
     /// Where each plain member of the layout comes from.
     const SOURCES: &[(&str, &str, &str)] = &[
         ("task_pid", "task_struct", "pid"),
+        ("task_thread_node", "task_struct", "thread_node"),
+        ("signal_thread_head", "signal_struct", "thread_head"),
+        ("bpf_array_pptrs", "bpf_array", "pptrs"),
         ("task_tgid", "task_struct", "tgid"),
         ("task_comm", "task_struct", "comm"),
         ("task_flags", "task_struct", "flags"),
@@ -1382,7 +1389,7 @@ mod real {
     fn check(path: &Path) {
         let bytes = load(path).unwrap();
         let btf = Btf::parse(&bytes, NAMES).unwrap();
-        let resolved = resolve(&btf, 4096, &path.display().to_string()).unwrap();
+        let resolved = resolve(&btf, 4096, 2, &path.display().to_string()).unwrap();
         assert_eq!(resolved.absent, [""; 0], "{}", path.display());
         let types = plain(&bytes);
         let mut checked = Vec::new();
@@ -1452,7 +1459,7 @@ mod real {
                 _ => bytes[at] = random(256) as u8,
             }
             if let Ok(btf) = Btf::parse(&bytes, NAMES) {
-                let _ = resolve(&btf, 4096, "");
+                let _ = resolve(&btf, 4096, 2, "");
             }
             bytes[at..at + 4].copy_from_slice(&before);
         }

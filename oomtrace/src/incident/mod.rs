@@ -437,7 +437,7 @@ impl Joiner {
             Some(_) => Some(Role::GroupMember),
             None => (!in_group).then_some(Role::Chosen),
         };
-        let mut pending = Pending {
+        let pending = Pending {
             arrived_ns: now_ns,
             // A mark leaves no line in the log.
             logged: !self.sources.log || !victim.killed,

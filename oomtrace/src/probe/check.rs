@@ -29,8 +29,7 @@ pub fn check_layout(map: Map, btf: &Path) -> Result<(), ProbeError> {
     let mut slot = map.get(&0, 0).map_err(failed)?;
     slot.0.state = CHECK_ARMED;
     map.set(0, slot, 0).map_err(failed)?;
-    // SIGURG does nothing to a process that does not ask for it.
-    kill_process(getpid(), Signal::URG).map_err(|error| object(WHAT, error))?;
+    signal_self();
     let Slot(check) = map.get(&0, 0).map_err(failed)?;
     if check.state != CHECK_DONE {
         return Err(object(
@@ -44,6 +43,13 @@ pub fn check_layout(map: Map, btf: &Path) -> Result<(), ProbeError> {
             what,
         }),
         None => Ok(()),
+    }
+}
+
+/// Sends this process a signal that does nothing to it, but that the programs see.
+pub fn signal_self() {
+    if let Err(error) = kill_process(getpid(), Signal::URG) {
+        tracing::debug!(%error, "signalling this process");
     }
 }
 

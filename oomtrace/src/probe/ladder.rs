@@ -146,6 +146,13 @@ const SIGNAL: Rung = Rung::new(
     "signal_generate",
     "whether it was a kill or only a mark",
 );
+/// Not a rung but its ground: learns where processors keep their parts of counters.
+const CPU_OFFSETS: Rung = Rung::new(
+    Attach::RawTracePoint,
+    "learn_cpu_offsets",
+    "signal_generate",
+    "the parts of memory counters that processors keep",
+);
 const OUTCOME: [Rung; 4] = [
     Rung::new(
         Attach::RawTracePoint,
@@ -260,6 +267,25 @@ impl Rungs<'_> {
             self.hooks.insert(0, rung.fact(None));
         }
         Ok(())
+    }
+
+    /// Lets `signal` be sent while a program looks on that learns from it and goes again. Kernels
+    /// that do not take it (before 5.19) keep no such parts of counters.
+    pub fn learn(&mut self, signal: impl FnOnce()) {
+        match self
+            .load(&CPU_OFFSETS, None)
+            .and_then(|()| self.attach(&CPU_OFFSETS))
+        {
+            Ok(()) => signal(),
+            Err(error) => {
+                tracing::debug!(
+                    "counters are taken without {}: {}",
+                    CPU_OFFSETS.adds,
+                    explain(&error)
+                );
+            }
+        }
+        self.unload(&CPU_OFFSETS);
     }
 
     /// Rungs 2 to 4: by fentry, else by kprobe.

@@ -18,7 +18,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{MapData, RingBuf},
 };
-use oomtrace_common::{Counters, Layout};
+use oomtrace_common::{ABSENT, Counters, Layout};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
@@ -106,11 +106,13 @@ impl Probe {
     /// rung that does not load is a fact in [`Probe::hooks`], not an error.
     pub fn attach(request: &Request<'_>, host: &Host) -> Result<Self, ProbeError> {
         let page_size = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
+        let cpus = aya::util::nr_cpus().map_err(|(file, error)| object(file, error))?;
+        let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
         let btf_path = request.btf.unwrap_or(btf::VMLINUX.as_ref());
         let resolved = {
             let vmlinux = btf::load(btf_path)?;
             let vmlinux = btf::Btf::parse(&vmlinux, btf::NAMES)?;
-            btf::resolve(&vmlinux, page_size, host.kernel_or_unknown())?
+            btf::resolve(&vmlinux, page_size, cpus, host.kernel_or_unknown())?
         };
         for member in &resolved.absent {
             tracing::debug!(member, "this kernel's BTF does not have an optional member");
@@ -137,6 +139,9 @@ impl Probe {
             functions: &resolved.functions,
             host,
         };
+        if resolved.layout.rss_stat_percpu != ABSENT {
+            rungs.learn(check::signal_self);
+        }
         rungs.climb()?;
         check::check_layout(take_map(&mut ebpf, "CHECK")?, btf_path)?;
 
