@@ -6,7 +6,7 @@ use oomtrace_common::{DATA_BYTES, DATA_SLACK, NAME_BYTES};
 use crate::kernel::{Address, offset};
 
 /// Components a path may have; deeper ones are cut.
-const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 40;
 
 /// The tail of a record, filled from its start.
 ///

@@ -24,6 +24,20 @@ pub fn set_oom_score_adj(wanted: Option<i32>) -> Option<i32> {
     fs::read_to_string(OOM_SCORE_ADJ).ok()?.trim().parse().ok()
 }
 
+/// Asks to run as soon as there is something to do, also when the processors are busy: real-time
+/// scheduling at the lowest priority, for this process and not for what it starts. Takes
+/// `CAP_SYS_NICE`.
+pub fn run_early() {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the parameter is a whole `sched_param`.
+    let set =
+        unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &lowest) };
+    if set != 0 {
+        let error = std::io::Error::last_os_error();
+        tracing::debug!(%error, "no real-time scheduling; records may come late on a busy machine");
+    }
+}
+
 /// Gives memory that was needed for the start only back to the system.
 pub fn release_memory() {
     // SAFETY: the function has no preconditions.

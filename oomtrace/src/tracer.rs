@@ -33,6 +33,9 @@ use crate::{
 /// How long a stopping tracer waits for the reader of its output.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a kill's line in the kernel log is looked for without sleeping.
+const LOOK_AGAIN_NS: u64 = 300_000;
+
 /// What to do, validated.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -54,6 +57,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// The tracer's own `oom_score_adj`.
     pub oom_score_adj: Option<i32>,
+    /// Whether to ask for real-time scheduling.
+    pub realtime: bool,
     /// Whether the programs log.
     pub ebpf_log: bool,
     /// The kernel's BTF, where it is not in its usual place.
@@ -130,6 +135,9 @@ impl Tracer {
         hooks.push(vmstat_hook(oom_kills_before.is_some()));
 
         let oom_score_adj = process::set_oom_score_adj(options.oom_score_adj);
+        if options.realtime {
+            process::run_early();
+        }
         // Opens what is read after each kill, before memory is short.
         let _ = host::after();
         process::release_memory();
@@ -260,19 +268,28 @@ impl Tracer {
                     Ok(record) => self.joiner.record(record, boottime_ns()),
                     Err(error) => tracing::error!(%error, "the programs sent what is no record"),
                 }
-                // The line "Killed process …" follows the mark within microseconds; what is
-                // complete goes out before the next record is taken.
-                self.read_log();
                 self.emit();
             }
             self.losses();
             self.emit();
-            self.hooks_that_never_fire();
             if !took {
                 break;
             }
         }
+        self.wait_for_log();
+        self.hooks_that_never_fire();
         self.probe.flush_log();
+    }
+
+    /// The line "Killed process …" follows the mark within microseconds, but its readers are woken
+    /// at the next tick of the clock: looking again for a moment is quicker than sleeping.
+    fn wait_for_log(&mut self) {
+        let until = boottime_ns() + LOOK_AGAIN_NS;
+        while self.log.is_some() && self.joiner.is_waiting() && boottime_ns() < until {
+            self.read_log();
+            self.emit();
+            std::hint::spin_loop();
+        }
     }
 
     /// Takes back that candidates are seen, once a decision came without any: a compiler may put

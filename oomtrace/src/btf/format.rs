@@ -118,7 +118,7 @@ impl<'a> Sections<'a> {
     /// The type that begins at this offset of the type section.
     pub(super) fn type_at(&self, at: usize) -> Result<Type, BtfError> {
         let [name, info, size_or_type] =
-            words(self.types, at).ok_or(BtfError::Malformed("a type is cut short"))?;
+            words(self.types, at).ok_or_else(|| BtfError::Malformed("a type is cut short"))?;
         Ok(Type {
             at,
             name,
@@ -176,9 +176,7 @@ impl<'a> Sections<'a> {
         self.strings
             .get(offset as usize..)
             .filter(|text| !text.is_empty())
-            .ok_or(BtfError::Malformed(
-                "a name lies outside the string section",
-            ))
+            .ok_or_else(|| BtfError::Malformed("a name lies outside the string section"))
     }
 
     /// Whether the string at this offset is exactly `name`.

@@ -18,9 +18,14 @@ mod tests;
 pub use layout::{FunctionFacts, NAMES, Resolved, resolve};
 pub use reader::{Array, Btf, Member};
 
+use std::ffi::c_void;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::{ptr, slice};
+
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 /// Where the kernel shows its own BTF.
 pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
@@ -28,12 +33,66 @@ pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// Distribution kernels carry 5 to 15 MB; a path that names something else must not fill memory.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// Reads a BTF file whole.
+/// A BTF file in memory.
+pub enum Bytes {
+    /// Mapped: kernels from 6.16 on allow it for their own, which spares a copy.
+    Mapped(Mapping),
+    /// Read.
+    Read(Vec<u8>),
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(mapping) => mapping.bytes(),
+            Self::Read(bytes) => bytes,
+        }
+    }
+}
+
+/// A file mapped into memory.
+pub struct Mapping {
+    start: *mut c_void,
+    len: usize,
+}
+
+impl Mapping {
+    fn new(file: &File, len: usize) -> io::Result<Self> {
+        // SAFETY: a fresh mapping; nothing of this process is replaced.
+        let start = unsafe {
+            mmap(
+                ptr::null_mut(),
+                len,
+                ProtFlags::READ,
+                MapFlags::PRIVATE,
+                file,
+                0,
+            )?
+        };
+        Ok(Self { start, len })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // SAFETY: `new` mapped so many bytes, and the kernel's BTF does not change.
+        unsafe { slice::from_raw_parts(self.start.cast(), self.len) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping that `new` made.
+        let _ = unsafe { munmap(self.start, self.len) };
+    }
+}
+
+/// Maps the kernel's own BTF, or reads a BTF file whole.
 ///
 /// # Errors
 /// [`BtfError::Missing`] if there is no such file, [`BtfError::Unreadable`] if it cannot be read,
 /// [`BtfError::Malformed`] if it is larger than any kernel's BTF.
-pub fn load(path: &Path) -> Result<Vec<u8>, BtfError> {
+pub fn load(path: &Path) -> Result<Bytes, BtfError> {
     let unreadable = |source| BtfError::Unreadable {
         path: path.to_owned(),
         source,
@@ -45,20 +104,22 @@ pub fn load(path: &Path) -> Result<Vec<u8>, BtfError> {
         _ => unreadable(error),
     })?;
     // sysfs knows the size, which saves the vector from growing by doubling.
-    let size = file
-        .metadata()
-        .map_err(unreadable)?
-        .len()
-        .saturating_add(1)
-        .min(MAX_BYTES);
-    let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
+    let len = file.metadata().map_err(unreadable)?.len().min(MAX_BYTES);
+    let len = usize::try_from(len).unwrap_or_default();
+    // An ordinary file may be cut short while it is mapped.
+    if path == Path::new(VMLINUX)
+        && let Ok(mapping) = Mapping::new(&file, len)
+    {
+        return Ok(Bytes::Mapped(mapping));
+    }
+    let mut bytes = Vec::with_capacity(len.saturating_add(1));
     file.take(MAX_BYTES)
         .read_to_end(&mut bytes)
         .map_err(unreadable)?;
     if bytes.len() as u64 == MAX_BYTES {
         return Err(BtfError::Malformed("the file is larger than 256 MiB"));
     }
-    Ok(bytes)
+    Ok(Bytes::Read(bytes))
 }
 
 /// Why BTF could not be read, or does not describe what the programs need.

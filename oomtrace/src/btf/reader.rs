@@ -78,10 +78,10 @@ impl<'a> Btf<'a> {
             enums: Vec::new(),
         };
         // Most names are nobody's: their first byte alone tells.
-        let mut initials = [false; 256];
-        for name in names {
+        let mut initials: [Vec<(usize, &str)>; 256] = std::array::from_fn(|_| Vec::new());
+        for (index, name) in names.iter().enumerate() {
             if let Some(&byte) = name.as_bytes().first() {
-                initials[usize::from(byte)] = true;
+                initials[usize::from(byte)].push((index, name));
             }
         }
         let mut at = 0;
@@ -93,9 +93,9 @@ impl<'a> Btf<'a> {
             let initial = sections.text(ty.name)?.first().copied().unwrap_or_default();
             match ty.kind {
                 kind::STRUCT | kind::UNION | kind::TYPEDEF | kind::FUNC
-                    if initials[usize::from(initial)] =>
+                    if !initials[usize::from(initial)].is_empty() =>
                 {
-                    for (index, name) in names.iter().enumerate() {
+                    for &(index, name) in &initials[usize::from(initial)] {
                         if sections.is_named(ty.name, name)? {
                             btf.named.push((index, id));
                             bounded(&btf.named)?;
@@ -110,7 +110,7 @@ impl<'a> Btf<'a> {
             }
             at = sections
                 .end(ty)
-                .ok_or(BtfError::UnknownKind { kind: ty.kind, id })?;
+                .ok_or_else(|| BtfError::UnknownKind { kind: ty.kind, id })?;
             btf.count = id;
         }
         if at > sections.types_len() {

@@ -75,6 +75,9 @@ impl FromStr for HookSet {
     }
 }
 
+/// `EPERM`: a right is missing. Of a verifier's refusal the kernel says `EACCES` or `EINVAL`.
+const EPERM: i32 = 1;
+
 /// How a program is attached.
 #[derive(Clone, Copy)]
 enum Attach {
@@ -296,17 +299,47 @@ impl Rungs<'_> {
             self.skip(FENTRY_DECISION.iter().chain(&FENTRY_CANDIDATES), reason);
             return;
         }
-        let btf = self
-            .allowed
-            .has("fentry")
-            .then(|| function_ids(self.functions));
-        if self.optional(&FENTRY_DECISION, "fentry", btf.as_ref()) {
+        let btf = match self.tracing_programs() {
+            Ok(()) => Some(function_ids(self.functions)),
+            Err(reason) => {
+                self.skip(FENTRY_DECISION.iter(), &reason);
+                None
+            }
+        };
+        if btf.is_some() && self.optional(&FENTRY_DECISION, "fentry", btf.as_ref()) {
             self.candidates(&FENTRY_CANDIDATES, btf.as_ref());
         } else if self.optional(&KPROBE_DECISION, "kprobe", None) {
             self.candidates(&KPROBE_CANDIDATES, None);
         } else {
             let reason = "the decision itself cannot be hooked";
             self.skip(FENTRY_CANDIDATES.iter().take(1), reason);
+        }
+    }
+
+    /// Whether tracing programs may be had at all: told by one with a wrong function, which the
+    /// kernel does not take either, but for another reason. It spares the right one's id.
+    fn tracing_programs(&mut self) -> Result<(), String> {
+        if !self.allowed.has("fentry") {
+            return Err("not among --hooks".to_owned());
+        }
+        let [_, trial] = &FENTRY_DECISION;
+        let wrong = function_ids(&FunctionFacts {
+            oom_kill_process: Some(1),
+            oom_badness: None,
+            out_of_memory: None,
+        });
+        match self.load(trial, Some(&wrong)) {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.raw_os_error() == Some(EPERM) =>
+            {
+                Err(format!("the kernel refuses tracing programs: {io_error}"))
+            }
+            loaded => {
+                if loaded.is_ok() {
+                    self.unload(trial);
+                }
+                Ok(())
+            }
         }
     }
 
