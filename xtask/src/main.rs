@@ -3,11 +3,14 @@
 mod bench;
 mod build_ebpf;
 mod demo;
+mod install;
+mod licences;
 mod sh;
 mod test;
 mod vm;
 
-use anyhow::Result;
+use std::process::ExitCode;
+
 use clap::{Parser, Subcommand};
 
 /// Builds, tests and measures oomtrace.
@@ -30,14 +33,22 @@ enum Verb {
     Bench(bench::Args),
     /// Show a kill, end to end
     Demo(demo::Args),
+    /// Check the licences of all dependencies
+    Licences,
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().verb {
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
-    }
+        Verb::Licences => licences::run(),
+    };
+    let Err(error) = outcome else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
 }

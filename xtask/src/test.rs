@@ -1,6 +1,94 @@
-//! `cargo xtask test`.
+//! `cargo xtask test`: all the tests there are, with one count at the end.
+
+use std::{
+    io::{BufRead, BufReader},
+    process::Stdio,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{install, sh, vm};
+
+/// The kernel that is tried in a virtual machine, besides the one at hand.
+const VM_KERNEL: &str = "6.12";
+
+/// `--help` tells.
 #[derive(clap::Args)]
-pub struct Args {}
-pub fn run(_: &Args) -> anyhow::Result<()> {
-    anyhow::bail!("not written yet")
+pub struct Args {
+    /// Without the virtual machine
+    #[arg(long)]
+    fast: bool,
+}
+
+/// Installs what is missing, runs the tests, and counts.
+pub fn run(args: &Args) -> Result<()> {
+    install::run()?;
+    let (mut passed, mut failed) = cargo_test()?;
+    if !args.fast {
+        let tally = vm::boot_all(&vm::Args::on(VM_KERNEL))?;
+        passed += u64::from(tally.passed);
+        failed += u64::from(tally.failed);
+    }
+    println!("\n{passed} passed, {failed} failed");
+    ensure!(failed == 0, "{failed} failed");
+    Ok(())
+}
+
+/// Runs the workspace's tests, shown as they go; returns how many passed and failed.
+fn cargo_test() -> Result<(u64, u64)> {
+    let mut command = sh::cargo();
+    command
+        .args([
+            "test",
+            "--workspace",
+            "--exclude",
+            "oomtrace-ebpf",
+            "--locked",
+            "--release",
+        ])
+        // One failure shall not hide the others.
+        .arg("--no-fail-fast")
+        .stdout(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .with_context(|| format!("starting {}", sh::show(&command)))?;
+    let output = child.stdout.take().context("cargo test has no output")?;
+    let (mut passed, mut failed) = (0, 0);
+    for line in BufReader::new(output).split(b'\n') {
+        let line = String::from_utf8_lossy(&line?).into_owned();
+        println!("{line}");
+        if let Some(result) = line.strip_prefix("test result: ") {
+            passed += count(result, "passed");
+            failed += count(result, "failed");
+        }
+    }
+    let status = child.wait()?;
+    // A test that does not compile, or that dies, is in no count.
+    if !status.success() && failed == 0 {
+        failed = 1;
+    }
+    Ok((passed, failed))
+}
+
+/// The number before a word: `ok. 12 passed; 0 failed; …`.
+fn count(result: &str, word: &str) -> u64 {
+    let before = result.split(word).next().unwrap_or_default().trim_end();
+    before
+        .rsplit(' ')
+        .next()
+        .and_then(|number| number.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::count;
+
+    /// The numbers of cargo's line are read by their words.
+    #[test]
+    fn cargo_line() {
+        let line = "FAILED. 12 passed; 3 failed; 1 ignored; 0 measured; 0 filtered out";
+        assert_eq!((count(line, "passed"), count(line, "failed")), (12, 3));
+        assert_eq!(count("ok.", "passed"), 0);
+    }
 }

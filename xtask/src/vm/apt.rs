@@ -1,0 +1,246 @@
+//! Packages of other Debian suites and architectures, through the mirror that the machine's own
+//! apt uses, without touching the machine's own package lists.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::sh;
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// apt with folders and sources of its own.
+pub struct Apt {
+    options: Vec<String>,
+}
+
+impl Apt {
+    /// Reads the package lists of `suites` into `folder`. apt checks their signatures.
+    pub fn new(folder: &Path, architecture: &str, suites: &[&str]) -> Result<Self> {
+        ensure!(
+            sh::find("apt-get").is_some() && Path::new(KEYRING).exists(),
+            "this takes apt and {KEYRING} (package debian-archive-keyring)"
+        );
+        let folder = folder.join(format!("{}-{architecture}", suites.join("-")));
+        fs::create_dir_all(folder.join("lists/partial"))?;
+        fs::create_dir_all(folder.join("cache/archives/partial"))?;
+        let mirrors = Mirrors::of_this_machine()?;
+        let sources: String = suites
+            .iter()
+            .map(|suite| {
+                let mirror = mirrors.of(suite)?;
+                Ok(format!(
+                    "deb [signed-by={KEYRING} target=Packages] {mirror} {suite} main\n"
+                ))
+            })
+            .collect::<Result<_>>()?;
+        let list = folder.join("sources.list");
+        fs::write(&list, sources)?;
+        let apt = Self {
+            options: [
+                format!("Dir::Etc::sourcelist={}", list.display()),
+                "Dir::Etc::sourceparts=-".to_owned(),
+                format!("Dir::State::Lists={}", folder.join("lists").display()),
+                "Dir::State::status=/dev/null".to_owned(),
+                format!("Dir::Cache={}", folder.join("cache").display()),
+                format!("APT::Architecture={architecture}"),
+                format!("APT::Architectures={architecture}"),
+                // Its unprivileged user cannot write into a checkout.
+                "APT::Sandbox::User=root".to_owned(),
+                "Acquire::Languages=none".to_owned(),
+                "Acquire::Retries=3".to_owned(),
+            ]
+            .into_iter()
+            .flat_map(|option| ["-o".to_owned(), option])
+            .collect(),
+        };
+        sh::output(
+            apt.command("apt-get")
+                .args(["-qq", "update", "--error-on=any"]),
+        )?;
+        Ok(apt)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(&self.options);
+        command
+    }
+
+    /// Names of packages that match an extended regular expression.
+    pub fn search(&self, pattern: &str) -> Result<Vec<String>> {
+        let found =
+            sh::output(
+                self.command("apt-cache")
+                    .args(["search", "--names-only", pattern]),
+            )?;
+        Ok(found
+            .lines()
+            .filter_map(|line| Some(line.split_once(' ')?.0.to_owned()))
+            .collect())
+    }
+
+    /// Downloads a package into `folder`.
+    pub fn download(&self, package: &str, folder: &Path) -> Result<PathBuf> {
+        sh::output(
+            self.command("apt-get")
+                .args(["-qq", "download", package])
+                .current_dir(folder),
+        )?;
+        let mut entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+        entries
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .with_context(|| format!("apt-get download {package} left no package"))
+    }
+}
+
+/// Where this machine gets Debian from.
+struct Mirrors {
+    archive: String,
+    security: Option<String>,
+}
+
+impl Mirrors {
+    fn of_this_machine() -> Result<Self> {
+        let release = fs::read_to_string("/etc/os-release").context("reading /etc/os-release")?;
+        let codename = release
+            .lines()
+            .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+            .unwrap_or_default()
+            .trim_matches('"');
+        let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+        if let Ok(entries) = fs::read_dir("/etc/apt/sources.list.d") {
+            files.extend(entries.filter_map(|entry| Some(entry.ok()?.path())));
+        }
+        let mut sources = Vec::new();
+        for file in files {
+            let Ok(text) = fs::read_to_string(&file) else {
+                continue;
+            };
+            let extension = file.extension().and_then(|extension| extension.to_str());
+            sources.extend(match extension {
+                Some("list") => one_line(&text),
+                Some("sources") => deb822(&text),
+                _ => Vec::new(),
+            });
+        }
+        let mirror = |suffix: &str| {
+            let suite = format!("{codename}{suffix}");
+            let source = sources
+                .iter()
+                .find(|source| source.suites.contains(&suite))?;
+            Some(source.uri.clone())
+        };
+        Ok(Self {
+            // Others than Debian name their suites after Debian's releases, but have no updates.
+            archive: mirror("-updates").or_else(|| mirror("")).with_context(|| {
+                format!("apt's sources name no Debian mirror (no suite `{codename}`)")
+            })?,
+            security: mirror("-security"),
+        })
+    }
+
+    fn of(&self, suite: &str) -> Result<&str> {
+        if !suite.ends_with("-security") {
+            return Ok(&self.archive);
+        }
+        self.security
+            .as_deref()
+            .with_context(|| format!("apt's sources name no mirror that has {suite}"))
+    }
+}
+
+/// A place that apt gets packages from.
+#[derive(Debug, PartialEq, Eq)]
+struct Source {
+    uri: String,
+    suites: Vec<String>,
+}
+
+/// Reads `deb [options] URI SUITE COMPONENT…` lines.
+fn one_line(text: &str) -> Vec<Source> {
+    text.lines()
+        .filter_map(|line| {
+            let line = line
+                .split('#')
+                .next()?
+                .trim()
+                .strip_prefix("deb ")?
+                .trim_start();
+            let line = line
+                .strip_prefix('[')
+                .map_or(Some(line), |rest| Some(rest.split_once(']')?.1))?;
+            let mut words = line.split_whitespace();
+            let (uri, suite) = (words.next()?, words.next()?);
+            words.any(|component| component == "main").then(|| Source {
+                uri: uri.to_owned(),
+                suites: vec![suite.to_owned()],
+            })
+        })
+        .collect()
+}
+
+/// Reads the stanzas of a `.sources` file (deb822); a field may go on in lines that are indented.
+fn deb822(text: &str) -> Vec<Source> {
+    let text: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
+    text.split(|line| line.trim().is_empty())
+        .filter_map(|stanza| {
+            let field = |name: &str| {
+                let mut lines = stanza.iter().skip_while(|line| {
+                    !line
+                        .split_once(':')
+                        .is_some_and(|(key, _)| key.eq_ignore_ascii_case(name))
+                });
+                let mut words: Vec<&str> = lines
+                    .next()?
+                    .split_once(':')?
+                    .1
+                    .split_whitespace()
+                    .collect();
+                words.extend(
+                    lines
+                        .take_while(|line| line.starts_with([' ', '\t']))
+                        .flat_map(|line| line.split_whitespace()),
+                );
+                Some(words)
+            };
+            let enabled = field("Enabled").is_none_or(|value| value != ["no"]);
+            let fits = enabled
+                && field("Types")?.contains(&"deb")
+                && field("Components")?.contains(&"main");
+            fits.then(|| {
+                Some(Source {
+                    uri: (*field("URIs")?.first()?).to_owned(),
+                    suites: field("Suites")?.into_iter().map(str::to_owned).collect(),
+                })
+            })?
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Both formats of apt's sources, with comments and options, tell the same.
+    #[test]
+    fn sources_in_both_formats() {
+        let lines = "# deb http://old.example/debian bookworm main\n\
+            deb [arch=amd64 signed-by=/k] http://m.example/debian bookworm main contrib # here\n\
+            deb-src http://m.example/debian bookworm main\n\
+            deb http://other.example/ bookworm stable\n";
+        let stanzas = "Types: deb deb-src\n# a comment\nURIs: http://m.example/debian\n\
+            Suites: bookworm\n bookworm-updates\nComponents: main\nSigned-By: /k\n\n\
+            Enabled: no\nTypes: deb\nURIs: http://x.example\nSuites: bookworm\nComponents: main\n";
+        let source = |suites: &[&str]| Source {
+            uri: "http://m.example/debian".to_owned(),
+            suites: suites.iter().map(|suite| (*suite).to_owned()).collect(),
+        };
+        assert_eq!(one_line(lines), [source(&["bookworm"])]);
+        assert_eq!(deb822(stanzas), [source(&["bookworm", "bookworm-updates"])]);
+    }
+}

@@ -1,0 +1,115 @@
+//! What runs in the virtual machine: static programs in an initramfs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result};
+
+use super::machine::Machine;
+use crate::sh;
+
+/// Where each program of the workspace goes.
+const PROGRAMS: [(&str, &str); 3] = [
+    ("oomtrace-guest", "init"),
+    ("oomtrace", "bin/oomtrace"),
+    ("oomtrace-victim", "bin/oomtrace-victim"),
+];
+const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "run", "sys", "tmp"];
+
+const DIRECTORY: u32 = 0o040_755;
+const EXECUTABLE: u32 = 0o100_755;
+const CHARACTER_DEVICE: u32 = 0o020_600;
+
+/// Builds the programs and packs them; returns the archive.
+pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
+    let build = cache.join("build");
+    let target_variable = machine.target.to_uppercase().replace('-', "_");
+    sh::run(
+        sh::cargo()
+            .args(["build", "--release", "--locked", "--bins"])
+            .args([
+                "-p",
+                "oomtrace",
+                "-p",
+                "oomtrace-tests",
+                "--target",
+                machine.target,
+            ])
+            .arg("--target-dir")
+            .arg(&build)
+            .env_remove("RUSTFLAGS")
+            .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env(
+                format!("CARGO_TARGET_{target_variable}_RUSTFLAGS"),
+                // There are no shared libraries in the machine.
+                "-C target-feature=+crt-static",
+            ),
+    )?;
+    let mut archive = Archive::default();
+    for folder in FOLDERS {
+        archive.add(folder, DIRECTORY, (0, 0), &[]);
+    }
+    // The kernel opens it for init's output.
+    archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
+    for (program, place) in PROGRAMS {
+        let file = build.join(machine.target).join("release").join(program);
+        let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
+        archive.add(place, EXECUTABLE, (0, 0), &bytes);
+    }
+    let file = cache.join(format!("initramfs-{}.cpio", machine.debian));
+    fs::write(&file, archive.finish()).with_context(|| format!("writing {}", file.display()))?;
+    Ok(file)
+}
+
+/// A cpio archive in the "newc" format (`Documentation/driver-api/early-userspace/buffer-format.rst`
+/// in the kernel source).
+#[derive(Default)]
+struct Archive {
+    bytes: Vec<u8>,
+    entries: u32,
+}
+
+impl Archive {
+    fn add(&mut self, name: &str, mode: u32, device: (u32, u32), data: &[u8]) {
+        self.entries += 1;
+        let size = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        let name_size = name.len() as u32 + 1;
+        // ino, mode, uid, gid, nlink, mtime, filesize, device of the file, device of a node,
+        // namesize, check
+        let fields = [
+            self.entries,
+            mode,
+            0,
+            0,
+            1,
+            0,
+            size,
+            0,
+            0,
+            device.0,
+            device.1,
+            name_size,
+            0,
+        ];
+        self.bytes.extend(b"070701");
+        for field in fields {
+            self.bytes.extend(format!("{field:08x}").bytes());
+        }
+        self.bytes.extend(name.bytes());
+        self.bytes.push(0);
+        self.align();
+        self.bytes.extend(data);
+        self.align();
+    }
+
+    fn align(&mut self) {
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+    }
+
+    fn finish(mut self) -> Vec<u8> {
+        self.add("TRAILER!!!", 0, (0, 0), &[]);
+        self.bytes
+    }
+}

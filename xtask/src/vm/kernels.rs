@@ -1,0 +1,180 @@
+//! The kernels that are tried, and where each comes from.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::{
+    apt::Apt,
+    machine::{Machine, X86_64},
+};
+use crate::sh;
+
+/// A kernel and the machine it boots on: one column of the matrix. To add a kernel, add an entry.
+pub struct Kernel {
+    /// What `--kernel` calls it.
+    pub name: &'static str,
+    /// Which packages have it, as an extended regular expression; the newest is taken.
+    packages: &'static str,
+    /// The suites to look in.
+    suites: &'static [&'static str],
+    /// What it runs on.
+    pub machine: &'static Machine,
+    /// Added to the kernel's command line.
+    pub append: &'static str,
+    /// Memory of the machine.
+    pub memory_mib: u32,
+}
+
+/// All of them, oldest first.
+pub const KERNELS: &[Kernel] = &[
+    Kernel {
+        name: "5.10",
+        // 5.10.223, which bullseye was closed with: `mark_victim` has only a thread id there.
+        packages: "^linux-image-5\\.10\\.0-32-cloud-amd64$",
+        suites: &["bullseye"],
+        ..DEFAULT
+    },
+    Kernel {
+        name: "6.1",
+        packages: "^linux-image-6\\.1\\.0-[0-9]+-cloud-amd64$",
+        suites: &["bookworm", "bookworm-security"],
+        ..DEFAULT
+    },
+    Kernel {
+        name: "6.12",
+        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-cloud-amd64$",
+        suites: &["bookworm", "bookworm-security"],
+        ..DEFAULT
+    },
+    Kernel {
+        name: "7.3",
+        packages: "^linux-binary-7\\.3\\.[0-9]+\\+deb13-cloud-amd64$",
+        suites: &["trixie-backports"],
+        ..DEFAULT
+    },
+];
+
+const DEFAULT: Kernel = Kernel {
+    name: "",
+    packages: "",
+    suites: &[],
+    machine: &X86_64,
+    append: "",
+    memory_mib: 1024,
+};
+
+/// A kernel that is at hand.
+pub struct Image {
+    /// The bootable file.
+    pub file: PathBuf,
+    /// The package it is from, or the file that was given.
+    pub origin: String,
+}
+
+impl Kernel {
+    /// The kernel of this name.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        KERNELS.iter().find(|kernel| kernel.name == name)
+    }
+
+    /// A kernel the user brings.
+    pub const fn given() -> Self {
+        Self {
+            name: "given",
+            ..DEFAULT
+        }
+    }
+
+    /// Fetches the kernel, or takes what was fetched before.
+    pub fn fetch(&self, cache: &Path, refresh: bool) -> Result<Image> {
+        let folder = cache.join("kernels").join(self.name);
+        let (file, note) = (folder.join("vmlinuz"), folder.join("package"));
+        if !refresh && file.exists() && note.exists() {
+            let origin = fs::read_to_string(&note)?;
+            return Ok(Image {
+                file,
+                origin: origin.trim().to_owned(),
+            });
+        }
+        let context = || {
+            format!(
+                "fetching kernel {}; `--kernel PATH` takes a bootable kernel of your own",
+                self.name
+            )
+        };
+        let package = self.download(&folder, cache).with_context(context)?;
+        fs::write(&note, &package)?;
+        Ok(Image {
+            file,
+            origin: package,
+        })
+    }
+
+    fn download(&self, folder: &Path, cache: &Path) -> Result<String> {
+        let apt = Apt::new(&cache.join("apt"), self.machine.debian, self.suites)?;
+        let mut names = apt.search(self.packages)?;
+        names.sort_by_key(|name| numbers(name));
+        let package = names.pop().with_context(|| {
+            format!("no package {} in {}", self.packages, self.suites.join(", "))
+        })?;
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder)?;
+        let deb = apt.download(&package, folder)?;
+        let unpacked = folder.join("unpacked");
+        sh::run(Command::new("dpkg-deb").arg("-x").args([&deb, &unpacked]))?;
+        let found = find_vmlinuz(&unpacked)?
+            .with_context(|| format!("the package {package} has no file vmlinuz*"))?;
+        fs::rename(&found, folder.join("vmlinuz"))?;
+        fs::remove_dir_all(&unpacked)?;
+        fs::remove_file(&deb)?;
+        Ok(package)
+    }
+}
+
+/// The file that was given for a kernel.
+pub fn given(path: &str) -> Result<Image> {
+    let file = PathBuf::from(path);
+    if !file.is_file() {
+        let names: Vec<_> = KERNELS.iter().map(|kernel| kernel.name).collect();
+        bail!(
+            "--kernel {path}: neither a file nor one of {}, all",
+            names.join(", ")
+        );
+    }
+    Ok(Image {
+        file,
+        origin: path.to_owned(),
+    })
+}
+
+/// The numbers in a package's name: `6.12.9` is older than `6.12.100`.
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|c: char| !c.is_ascii_digit())
+        .filter_map(|part| part.parse().ok())
+        .collect()
+}
+
+fn find_vmlinuz(folder: &Path) -> Result<Option<PathBuf>> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            if let Some(found) = find_vmlinuz(&entry.path())? {
+                return Ok(Some(found));
+            }
+        } else if kind.is_file() && entry.file_name().to_string_lossy().starts_with("vmlinuz") {
+            ensure!(
+                entry.metadata()?.len() > 0,
+                "{} is empty",
+                entry.path().display()
+            );
+            return Ok(Some(entry.path()));
+        }
+    }
+    Ok(None)
+}

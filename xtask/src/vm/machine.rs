@@ -1,0 +1,223 @@
+//! The machines that are emulated, and one boot of one: from the start of QEMU to the guest's last
+//! word.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    path::Path,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::kernels::Kernel;
+use crate::sh;
+
+/// A guest that says nothing for so long hangs.
+const STALL: Duration = Duration::from_secs(120);
+/// A guest that takes longer than this is broken, whatever it says.
+const TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// A kind of machine.
+pub struct Machine {
+    /// Debian's name of the architecture.
+    pub debian: &'static str,
+    /// Rust's name of the target.
+    pub target: &'static str,
+    /// The emulator, and the package that has it.
+    pub qemu: &'static str,
+    /// Which board and processor it shall be.
+    options: &'static [&'static str],
+    /// The console on its serial line.
+    console: &'static str,
+}
+
+/// A PC.
+pub const X86_64: Machine = Machine {
+    debian: "amd64",
+    target: "x86_64-unknown-linux-gnu",
+    qemu: "qemu-system-x86_64",
+    options: &[],
+    console: "ttyS0",
+};
+
+/// What the guest counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Scenarios that went well.
+    pub passed: u32,
+    /// Scenarios that did not.
+    pub failed: u32,
+    /// Scenarios that this kernel cannot play.
+    pub skipped: u32,
+}
+
+/// A line of the guest's protocol.
+#[derive(Debug, PartialEq, Eq)]
+enum Word<'a> {
+    /// How a scenario went: its name and the rest.
+    Scenario(&'a str, &'a str),
+    /// The guest is through.
+    Done(Tally),
+    /// The kernel is not well.
+    Panic,
+}
+
+/// Boots a kernel and follows the guest; what it says on the serial line is kept in `log`.
+pub fn boot(
+    kernel: &Kernel,
+    image: &Path,
+    initramfs: &Path,
+    append: &str,
+    log: &Path,
+) -> Result<Tally> {
+    let machine = kernel.machine;
+    let mut command = Command::new(machine.qemu);
+    command
+        // KVM is not taken even where it is: nested, stock kernels have been seen to hang on it.
+        .args([
+            "-accel",
+            "tcg",
+            "-smp",
+            "2",
+            "-nographic",
+            "-no-reboot",
+            "-m",
+        ])
+        .arg(kernel.memory_mib.to_string())
+        .args(machine.options)
+        .arg("-kernel")
+        .arg(image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .arg("-append")
+        .arg(format!(
+            "console={} panic=-1 quiet {} {append}",
+            machine.console, kernel.append
+        ));
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let mut copy = File::create(log).with_context(|| format!("creating {}", log.display()))?;
+    writeln!(copy, "$ {}", sh::show(&command))?;
+    let mut qemu = Emulator(
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(copy.try_clone()?))
+            .spawn()
+            .with_context(|| {
+                format!("starting {}; `cargo xtask test` installs it", machine.qemu)
+            })?,
+    );
+    let serial = qemu.0.stdout.take().context("QEMU has no output")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(serial).split(b'\n').map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                break;
+            }
+        }
+    });
+
+    let began = Instant::now();
+    let mut last = began;
+    let mut done = None;
+    loop {
+        let line = match lines.recv_timeout(STALL.min(TIMEOUT.saturating_sub(began.elapsed()))) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) if began.elapsed() >= TIMEOUT => {
+                bail!("no end after {} s", TIMEOUT.as_secs())
+            }
+            Err(RecvTimeoutError::Timeout) => bail!("no output for {} s", STALL.as_secs()),
+        };
+        copy.write_all(&line)?;
+        copy.write_all(b"\n")?;
+        match parse(String::from_utf8_lossy(&line).trim()) {
+            Some(Word::Scenario(name, how)) => {
+                println!(
+                    "  {name:<32} {:>6.1} s  {how}",
+                    last.elapsed().as_secs_f32()
+                );
+                last = Instant::now();
+            }
+            Some(Word::Done(tally)) => done = Some(tally),
+            Some(Word::Panic) => bail!("{}", String::from_utf8_lossy(&line).trim()),
+            None => {}
+        }
+    }
+    let status = qemu.0.wait()?;
+    done.with_context(|| format!("the machine stopped before the guest was through ({status})"))
+}
+
+/// Does not outlive us.
+struct Emulator(Child);
+
+impl Drop for Emulator {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Reads a line of the serial console. Firmware may have left escape sequences before a word, and
+/// the kernel puts its messages anywhere but within a write.
+fn parse(line: &str) -> Option<Word<'_>> {
+    if line.contains("Kernel panic - not syncing") {
+        return Some(Word::Panic);
+    }
+    if let Some((_, rest)) = line.split_once("GUEST DONE ") {
+        let count = |name: &str| {
+            let mut words = rest.split_whitespace();
+            words.find_map(|word| word.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+        };
+        return Some(Word::Done(Tally {
+            passed: count("passed")?,
+            failed: count("failed")?,
+            skipped: count("skipped")?,
+        }));
+    }
+    let (_, rest) = line.split_once("SCENARIO ")?;
+    let (name, how) = rest.split_once(' ')?;
+    ["ok", "skip", "FAIL"]
+        .iter()
+        .any(|word| how.starts_with(word))
+        .then_some(Word::Scenario(name, how))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The guest's protocol is understood, and nothing else is taken for it.
+    #[test]
+    fn protocol() {
+        assert_eq!(
+            parse("SCENARIO single ok"),
+            Some(Word::Scenario("single", "ok"))
+        );
+        assert_eq!(
+            parse("\u{1b}[2JSCENARIO group FAIL: pid 3, not 4"),
+            Some(Word::Scenario("group", "FAIL: pid 3, not 4"))
+        );
+        assert_eq!(
+            parse("GUEST DONE passed=3 failed=1 skipped=2"),
+            Some(Word::Done(Tally {
+                passed: 3,
+                failed: 1,
+                skipped: 2
+            }))
+        );
+        assert_eq!(
+            parse("[ 1.0] Kernel panic - not syncing: x"),
+            Some(Word::Panic)
+        );
+        assert_eq!(parse("GUEST DONE passed=x failed=1 skipped=2"), None);
+        assert_eq!(parse("SCENARIO single begins"), None);
+        assert_eq!(parse("[    0.5] random: crng init done"), None);
+    }
+}
