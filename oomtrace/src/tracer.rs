@@ -149,6 +149,7 @@ impl Tracer {
             log: log.is_some(),
             decision_end: attached("fexit:oom_kill_process")
                 || attached("kretprobe:oom_kill_process"),
+            exits: attached("raw_tp:sched_process_exit"),
         });
         let assembler = Assembler {
             node: Arc::new(host::node()),

@@ -1,1 +1,85 @@
-//! x
+//! Real kills on a running kernel, seen through the real binary, and compared number by number
+//! with the kernel's own report.
+//!
+//! A [`scenarios::Scenario`] needs nothing but a kernel, the two binaries and root: the same ones
+//! run as tests on this machine (`tests/live.rs`) and inside a virtual machine
+//! (`oomtrace-guest`). The kernel's report is read by a parser of its own ([`oracle`]), so that
+//! a mistake in the product's parser cannot hide itself.
+
+pub mod cgroup;
+pub mod compare;
+pub mod facts;
+pub mod oracle;
+pub mod scenarios;
+pub mod schema;
+pub mod time;
+pub mod tracer;
+pub mod victim;
+pub mod watch;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+/// How long anything may take that takes milliseconds on an idle machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What scenarios run with.
+#[derive(Clone, Debug)]
+pub struct Env {
+    /// The `oomtrace` binary.
+    pub oomtrace: PathBuf,
+    /// The `oomtrace-victim` binary.
+    pub victim: PathBuf,
+    /// Passed to the tracer as `--hooks`, to force a lower rung of the ladder.
+    pub hooks: Option<String>,
+}
+
+impl Env {
+    /// A copy of the `oomtrace` binary that users other than root can reach and run.
+    ///
+    /// # Errors
+    /// When it cannot be copied.
+    pub fn public_copy(&self) -> Result<(tempfile::TempDir, PathBuf)> {
+        use std::os::unix::fs::PermissionsExt;
+        let everybody = || std::fs::Permissions::from_mode(0o755);
+        let directory = tempfile::tempdir().context("a directory for the copy")?;
+        std::fs::set_permissions(directory.path(), everybody())?;
+        let copy = directory.path().join("oomtrace");
+        std::fs::copy(&self.oomtrace, &copy)
+            .with_context(|| format!("copying {}", self.oomtrace.display()))?;
+        std::fs::set_permissions(&copy, everybody())?;
+        Ok((directory, copy))
+    }
+}
+
+/// Waits until `found` has something; `what` is named when it does not come in time.
+///
+/// # Errors
+/// When nothing came within [`PATIENCE`], or `found` fails.
+pub fn wait_for<T>(what: &str, mut found: impl FnMut() -> Result<Option<T>>) -> Result<T> {
+    let deadline = std::time::Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = found()? {
+            return Ok(value);
+        }
+        if std::time::Instant::now() > deadline {
+            bail!("{what}: did not happen within {} s", PATIENCE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// The text of a small file, without the line end.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn read(path: impl AsRef<Path>) -> Result<String> {
+    let path = path.as_ref();
+    let text =
+        std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(text.trim_end().to_owned())
+}

@@ -52,6 +52,8 @@ pub struct Sources {
     pub log: bool,
     /// The end of a decision is hooked.
     pub decision_end: bool,
+    /// The exit of victims is hooked.
+    pub exits: bool,
 }
 
 /// The candidates of a decision, as the kernel scored them.
@@ -550,19 +552,19 @@ impl Joiner {
         let Some(pid) = kill.victim.task.pid else {
             return;
         };
+        if !self.sources.exits {
+            // Nothing tells when they are gone; the log still asks for the last of them.
+            let oldest_ns = kill.victim.time_ns.saturating_sub(LINE_PATIENCE_NS);
+            self.followed.retain(|_, dying| dying.kill_ns > oldest_ns);
+        }
         if self.followed.len() >= MAX_FOLLOWED {
             self.unfollowed += 1;
             return;
         }
-        let task = &kill.victim.task;
-        if self.stuck_checks.len() >= 2 * MAX_FOLLOWED {
-            self.stuck_checks.retain(|(check_ns, pid)| {
-                let followed = self.followed.get(pid);
-                followed.is_some_and(|dying| dying.kill_ns.saturating_add(STUCK_NS) == *check_ns)
-            });
+        if self.sources.exits {
+            self.check_later(kill.victim.time_ns, pid);
         }
-        self.stuck_checks
-            .push_back((kill.victim.time_ns.saturating_add(STUCK_NS), pid));
+        let task = &kill.victim.task;
         self.followed.insert(
             pid,
             Followed {
@@ -577,6 +579,18 @@ impl Joiner {
                 reap_skipped: false,
             },
         );
+    }
+
+    /// Looks in a while whether a victim is stuck.
+    fn check_later(&mut self, kill_ns: u64, pid: u32) {
+        if self.stuck_checks.len() >= 2 * MAX_FOLLOWED {
+            self.stuck_checks.retain(|(check_ns, pid)| {
+                let followed = self.followed.get(pid);
+                followed.is_some_and(|dying| dying.kill_ns.saturating_add(STUCK_NS) == *check_ns)
+            });
+        }
+        self.stuck_checks
+            .push_back((kill_ns.saturating_add(STUCK_NS), pid));
     }
 
     fn decision_end(&mut self, decision_ns: u64) {

@@ -12,14 +12,17 @@ use crate::{
 const ALL: Sources = Sources {
     log: true,
     decision_end: true,
+    exits: true,
 };
 const LOG: Sources = Sources {
     log: true,
     decision_end: false,
+    exits: true,
 };
 const NONE: Sources = Sources {
     log: false,
     decision_end: false,
+    exits: true,
 };
 
 fn task(pid: u32, path: &str) -> Task {
@@ -291,6 +294,7 @@ fn a_group_is_one_decision() {
     let mut joiner = Joiner::new(Sources {
         log: false,
         decision_end: true,
+        exits: true,
     });
     joiner.record(decision(900, 42), 0);
     joiner.record(grouped(42, 900), 0);
@@ -337,6 +341,7 @@ fn lost_records_make_the_count_unknown() {
     let mut joiner = Joiner::new(Sources {
         log: false,
         decision_end: true,
+        exits: true,
     });
     joiner.record(decision(900, 42), 0);
     joiner.record(grouped(42, 900), 0);
@@ -645,4 +650,17 @@ fn a_limit_without_a_report() {
         memcg(vec![level(7), level(NO_LIMIT)]).is_none(),
         "a level was not recorded"
     );
+}
+
+/// Where exits are not hooked, nothing is said of what became of a victim.
+#[test]
+fn no_outcome_without_its_hook() {
+    let mut joiner = Joiner::new(Sources {
+        exits: false,
+        ..NONE
+    });
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    assert!(next_kill(&mut joiner, 0).is_some());
+    assert!(joiner.next(u64::MAX).is_none());
+    assert_eq!(joiner.deadline_ns(), None);
 }

@@ -1,6 +1,6 @@
 //! The hook ladder: which hooks there are, what each adds, and how far up this kernel lets us.
 
-use std::{error::Error, fmt::Write as _, str::FromStr};
+use std::{error::Error, fmt::Write as _, io, str::FromStr};
 
 use aya::{
     Btf, Ebpf,
@@ -255,7 +255,7 @@ impl Rungs<'_> {
     /// whatever it sees, the others have seen too.
     pub fn climb(&mut self) -> Result<(), ProbeError> {
         self.load(&VICTIM, None)
-            .map_err(|error| refused("the hook mark_victim", error, self.host))?;
+            .map_err(|error| refused("the hook mark_victim", &error, self.host))?;
 
         self.optional(&OUTCOME, "outcome", None);
         self.decision();
@@ -263,10 +263,11 @@ impl Rungs<'_> {
         for rung in [&SIGNAL, &VICTIM] {
             if rung.program != VICTIM.program {
                 self.load(rung, None)
-                    .map_err(|error| refused("the hook signal_generate", error, self.host))?;
+                    .map_err(|error| refused("the hook signal_generate", &error, self.host))?;
             }
-            self.attach(rung)
-                .map_err(|error| refused(&format!("the hook {}", rung.target), error, self.host))?;
+            self.attach(rung).map_err(|error| {
+                refused(&format!("the hook {}", rung.target), &error, self.host)
+            })?;
             self.hooks.insert(0, rung.fact(None));
         }
         Ok(())
@@ -459,11 +460,11 @@ fn function_ids(functions: &FunctionFacts) -> Btf {
 }
 
 /// An error and its causes in one line; of a verifier's log the last line that says something.
-fn explain(error: &ProgramError) -> String {
-    if let ProgramError::LoadError {
+fn explain(error: &(dyn Error + 'static)) -> String {
+    if let Some(ProgramError::LoadError {
         io_error,
         verifier_log,
-    } = error
+    }) = error.downcast_ref()
     {
         let log = verifier_log.to_string();
         let said = log
@@ -476,31 +477,34 @@ fn explain(error: &ProgramError) -> String {
         );
     }
     let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = write!(text, ": {error}");
-        cause = error.source();
+    for cause in causes(error).skip(1).map(ToString::to_string) {
+        // Some errors tell their cause themselves.
+        if !text.contains(&cause) {
+            let _ = write!(text, ": {cause}");
+        }
     }
     text
 }
 
-/// An error of the first rung, with the reason and the remedy where they can be told.
-pub fn refused(
-    what: &str,
-    error: impl Into<Box<dyn Error + Send + Sync>>,
-    host: &Host,
-) -> ProbeError {
-    let error: Box<dyn Error + Send + Sync> = error.into();
-    match host.why_refused() {
+/// An error, what caused it, what caused that, and so on.
+fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+/// An error of the first rung, with the reason and the remedy where it is that something is not
+/// permitted, and where they can be told.
+pub fn refused(what: &str, error: &(dyn Error + 'static), host: &Host) -> ProbeError {
+    let answer = explain(error);
+    let denied = causes(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.raw_os_error() == Some(EPERM));
+    match host.why_refused().filter(|_| denied) {
         Some(advice) => ProbeError::Refused {
             what: what.to_owned(),
-            source: error,
+            answer,
             advice,
         },
-        None => match error.downcast::<ProgramError>() {
-            Ok(error) => object(what, explain(&error)),
-            Err(error) => object(what, error),
-        },
+        None => object(what, answer),
     }
 }
 

@@ -52,12 +52,12 @@ pub enum ProbeError {
     #[error(transparent)]
     Btf(#[from] btf::BtfError),
     /// The kernel refuses eBPF to this process.
-    #[error("the kernel refuses {what}: {source}\n{advice}")]
+    #[error("the kernel refuses {what}: {answer}\n{advice}")]
     Refused {
         /// The system call's object.
         what: String,
         /// The kernel's answer.
-        source: Box<dyn std::error::Error + Send + Sync>,
+        answer: String,
         /// Why, as far as it can be told, and what to do.
         advice: String,
     },
@@ -72,7 +72,7 @@ pub enum ProbeError {
         what: String,
     },
     /// Anything else that goes wrong with the object.
-    #[error("{what}: {source}")]
+    #[error("{what}")]
     Object {
         /// What was tried.
         what: String,
@@ -129,7 +129,7 @@ impl Probe {
             .override_global(aya_log::LEVEL, &log_level, false)
             .map_max_entries("RECORDS", request.ring_bytes)
             .load(OBJECT)
-            .map_err(|error| ladder::refused("its maps", error, host))?;
+            .map_err(|error| ladder::refused("its maps", &error, host))?;
 
         let mut hooks = Vec::new();
         let mut rungs = ladder::Rungs {

@@ -1,0 +1,181 @@
+//! Runs scenarios inside a virtual machine, as `/init` or from a shell.
+//!
+//! `oomtrace-guest [SCENARIO…]` prints one line a scenario, `SCENARIO name ok|skip|FAIL[: why]`,
+//! and at last `GUEST DONE passed=N failed=N skipped=N`. As the first process of a machine it
+//! mounts what it needs, takes its arguments from the kernel's command line, and powers off:
+//!
+//! - `oomtrace.scenarios=a,b`: only these
+//! - `oomtrace.hooks=LIST`: `--hooks` of the tracer
+//! - `oomtrace.cgroup=v1`: the memory controller in a cgroup v1 hierarchy
+
+use std::{
+    env,
+    ffi::CStr,
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result, bail};
+use oomtrace_tests::{
+    Env, read,
+    scenarios::{self, Outcome, Scenario},
+};
+use rustix::{
+    mount::{MountFlags, mount},
+    system::RebootCommand,
+};
+
+fn main() -> ExitCode {
+    if std::process::id() != 1 {
+        let names: Vec<String> = env::args().skip(1).collect();
+        let hooks = env::var("OOMTRACE_HOOKS").ok();
+        return if run_all(&names, hooks) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        };
+    }
+    if let Err(error) = boot() {
+        say(&format!("SCENARIO boot FAIL: {}", one_line(&error)));
+        say("GUEST DONE passed=0 failed=1 skipped=0");
+    }
+    rustix::fs::sync();
+    // The machine is over with this; if it is not, the kernel panics as init ends.
+    let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    ExitCode::FAILURE
+}
+
+fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").replace('\n', " | ")
+}
+
+/// Becomes a machine, and runs what the command line asks for.
+fn boot() -> Result<()> {
+    place("proc", "/proc", None)?;
+    let line = read("/proc/cmdline")?;
+    let option = |name: &str| {
+        line.split_whitespace().find_map(|word| {
+            word.strip_prefix("oomtrace.")?
+                .strip_prefix(name)?
+                .strip_prefix('=')
+        })
+    };
+    place("sysfs", "/sys", None)?;
+    // The kernel may have mounted it itself (CONFIG_DEVTMPFS_MOUNT).
+    if !Path::new("/dev/kmsg").exists() {
+        place("devtmpfs", "/dev", None)?;
+    }
+    place("tmpfs", "/tmp", None)?;
+    for (kind, directory) in [
+        ("securityfs", "/sys/kernel/security"),
+        ("tracefs", "/sys/kernel/tracing"),
+    ] {
+        if Path::new(directory).exists() {
+            place(kind, directory, None)?;
+        }
+    }
+    if option("cgroup") == Some("v1") {
+        place("tmpfs", "/sys/fs/cgroup", None)?;
+        place("cgroup", "/sys/fs/cgroup/memory", Some(c"memory"))?;
+        fs::create_dir_all("/sys/fs/cgroup/unified")?;
+        place("cgroup2", "/sys/fs/cgroup/unified", None)?;
+    } else {
+        place("cgroup2", "/sys/fs/cgroup", None)?;
+    }
+    // Messages of user space are no concern of these tests; more of the kernel's are, where it
+    // lets them through. The rate limit of the OOM report itself is not adjustable.
+    let _ = fs::write("/proc/sys/kernel/printk_ratelimit", "0");
+    for (name, value) in [("PATH", "/bin"), ("TMPDIR", "/tmp"), ("HOME", "/tmp")] {
+        // SAFETY: there is one thread.
+        unsafe { env::set_var(name, value) };
+    }
+    let names: Vec<String> = option("scenarios")
+        .map(|list| {
+            list.split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect()
+        })
+        .unwrap_or_default();
+    run_all(&names, option("hooks").map(str::to_owned));
+    Ok(())
+}
+
+fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("making {directory}"))?;
+    mount(kind, directory, kind, MountFlags::empty(), options)
+        .with_context(|| format!("mounting {kind} on {directory}"))
+}
+
+/// Runs the scenarios of these names, or all. Whether none failed.
+fn run_all(names: &[String], hooks: Option<String>) -> bool {
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let scenarios = match chosen(names) {
+        Ok(scenarios) => scenarios,
+        Err(error) => {
+            say(&format!("SCENARIO choice FAIL: {}", one_line(&error)));
+            failed += 1;
+            Vec::new()
+        }
+    };
+    let program = |variable: &str, name: &str| {
+        env::var_os(variable).map_or_else(|| beside(name), PathBuf::from)
+    };
+    let env = Env {
+        oomtrace: program("OOMTRACE_BIN", "oomtrace"),
+        victim: program("OOMTRACE_VICTIM", "oomtrace-victim"),
+        hooks,
+    };
+    for scenario in scenarios {
+        let name = scenario.name;
+        match scenario.run(&env) {
+            Ok(Outcome::Passed) => {
+                passed += 1;
+                say(&format!("SCENARIO {name} ok"));
+            }
+            Ok(Outcome::Skipped(reason)) => {
+                skipped += 1;
+                say(&format!("SCENARIO {name} skip: {reason}"));
+            }
+            Err(error) => {
+                failed += 1;
+                say(&format!("SCENARIO {name} FAIL: {}", one_line(&error)));
+            }
+        }
+    }
+    say(&format!(
+        "GUEST DONE passed={passed} failed={failed} skipped={skipped}"
+    ));
+    failed == 0
+}
+
+fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
+    let all = scenarios::all();
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| !all.iter().any(|known| known.name == **name))
+    {
+        bail!("no scenario {unknown}");
+    }
+    Ok(all
+        .into_iter()
+        .filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
+        .collect())
+}
+
+/// A program in `/bin`, or where this one is.
+fn beside(name: &str) -> PathBuf {
+    let installed = Path::new("/bin").join(name);
+    if std::process::id() == 1 || installed.exists() {
+        return installed;
+    }
+    env::current_exe().map_or(installed, |guest| guest.with_file_name(name))
+}

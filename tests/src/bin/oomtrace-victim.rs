@@ -1,0 +1,219 @@
+//! A process to be killed by the OOM killer, in many ways.
+//!
+//! ```text
+//! oomtrace-victim [--uid=N] [--comm=HEX] [--oom-score-adj=N] MODE
+//!   eat                 take anonymous memory until killed
+//!   share MIB           take MIB of shared memory, then as `eat`
+//!   hold MIB            take MIB, say "holding", and sleep
+//!   leader-exits        the first thread exits, another one goes on as `eat`
+//!   parent              a child goes on as `eat`; the parent outlives it
+//!   storm N             N children one after another take memory until killed
+//! ```
+//! It says "ready" and waits for a byte on standard input before it takes anything, so that it can
+//! be moved to a cgroup first.
+
+use std::{ffi::CString, fs, io::Write, process::ExitCode};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+    process::{Signal, WaitOptions},
+    thread::{Gid, Uid},
+};
+
+/// Nobody is let take more than this.
+const APPETITE: usize = 1 << 30;
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("oomtrace-victim: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut mode = Vec::new();
+    for argument in std::env::args().skip(1) {
+        if let Some(adj) = argument.strip_prefix("--oom-score-adj=") {
+            fs::write("/proc/self/oom_score_adj", adj).context("setting oom_score_adj")?;
+        } else if let Some(digits) = argument.strip_prefix("--comm=") {
+            set_comm(digits)?;
+        } else if let Some(uid) = argument.strip_prefix("--uid=") {
+            become_user(uid.parse().context("--uid")?)?;
+        } else {
+            mode.push(argument);
+        }
+    }
+    let mode: Vec<&str> = mode.iter().map(String::as_str).collect();
+    let number = |text: &str| text.parse::<usize>().with_context(|| format!("{text:?}"));
+    match mode[..] {
+        ["eat"] => {
+            wait_to_be_let_go("ready")?;
+            eat()
+        }
+        ["share", mib] => {
+            let bytes = number(mib)? << 20;
+            wait_to_be_let_go("ready")?;
+            take(bytes, libc::MAP_SHARED)?;
+            eat()
+        }
+        ["hold", mib] => {
+            let bytes = number(mib)? << 20;
+            wait_to_be_let_go("ready")?;
+            take(bytes, libc::MAP_PRIVATE)?;
+            wait_to_be_let_go("holding")?;
+            eat()
+        }
+        ["leader-exits"] => leader_exits(),
+        ["parent"] => parent(),
+        ["storm", kills] => storm(number(kills)?),
+        _ => bail!("no such mode: {mode:?}"),
+    }
+}
+
+fn say(line: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush().context("saying something")
+}
+
+fn wait_to_be_let_go(line: &str) -> Result<()> {
+    say(line)?;
+    // Not through std's buffer: parent and child may wait on the same pipe, a byte for each.
+    let mut byte = [0];
+    let read = rustix::io::read(std::io::stdin(), &mut byte).context("waiting")?;
+    ensure!(read == 1, "standard input was closed");
+    Ok(())
+}
+
+/// Maps memory and touches every page of it.
+fn take(bytes: usize, sharing: i32) -> Result<()> {
+    // SAFETY: a new mapping, of which nobody else knows.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            bytes,
+            libc::PROT_READ | libc::PROT_WRITE,
+            sharing | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    ensure!(
+        start != libc::MAP_FAILED,
+        "mmap: {}",
+        std::io::Error::last_os_error()
+    );
+    // Small pages, so that memory grows by small steps and the numbers are the same everywhere.
+    // SAFETY: the mapping of above.
+    unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+    for offset in (0..bytes).step_by(rustix::param::page_size()) {
+        // SAFETY: within the mapping of above.
+        unsafe { start.cast::<u8>().add(offset).write_volatile(1) };
+    }
+    Ok(())
+}
+
+/// Takes memory until killed.
+fn eat() -> Result<()> {
+    take(APPETITE, libc::MAP_PRIVATE)?;
+    bail!("took {APPETITE} bytes and was not killed")
+}
+
+fn leader_exits() -> Result<()> {
+    // A leader that has exited can no longer be moved to a cgroup.
+    wait_to_be_let_go("ready")?;
+    let leader = std::process::id();
+    std::thread::Builder::new()
+        .name("worker".to_owned())
+        .spawn(move || {
+            if let Err(error) = work(leader) {
+                eprintln!("oomtrace-victim: worker: {error:#}");
+                std::process::exit(1);
+            }
+        })?;
+    // The leader alone, and not the process.
+    // SAFETY: this thread never runs again; what it owns stays until the process ends.
+    unsafe { libc::syscall(libc::SYS_exit, 0) };
+    bail!("the leader did not exit")
+}
+
+fn work(leader: u32) -> Result<()> {
+    let state = || -> Result<bool> {
+        let stat = fs::read_to_string(format!("/proc/{leader}/task/{leader}/stat"))?;
+        Ok(stat
+            .rsplit_once(") ")
+            .is_some_and(|(_, rest)| rest.starts_with('Z')))
+    };
+    while !state()? {
+        std::thread::yield_now();
+    }
+    wait_to_be_let_go(&format!(
+        "worker {}",
+        rustix::thread::gettid().as_raw_nonzero()
+    ))?;
+    eat()
+}
+
+fn parent() -> Result<()> {
+    // Once it may: only then is it, and so will be its child, in the cgroup.
+    wait_to_be_let_go("ready")?;
+    let child = fork()?;
+    if child == 0 {
+        wait_to_be_let_go(&format!("child {}", std::process::id()))?;
+        return eat();
+    }
+    let (_, status) = rustix::process::waitpid(None, WaitOptions::empty())?.context("no child")?;
+    let killed = status.terminating_signal() == Some(Signal::KILL.as_raw());
+    wait_to_be_let_go(if killed { "survived" } else { "not-killed" })
+}
+
+/// Children one after another, as fast as they die.
+fn storm(kills: usize) -> Result<()> {
+    wait_to_be_let_go("ready")?;
+    let mut victims = Vec::with_capacity(kills);
+    for _ in 0..kills {
+        let child = fork()?;
+        if child == 0 {
+            // The parent is in the same cgroup, and must not be chosen.
+            fs::write("/proc/self/oom_score_adj", "1000").context("setting oom_score_adj")?;
+            return eat();
+        }
+        let (_, status) =
+            rustix::process::waitpid(None, WaitOptions::empty())?.context("no child")?;
+        ensure!(
+            status.terminating_signal() == Some(Signal::KILL.as_raw()),
+            "a child ended otherwise: {status:?}"
+        );
+        victims.push(child.to_string());
+    }
+    wait_to_be_let_go(&format!("killed {}", victims.join(" ")))
+}
+
+fn fork() -> Result<i32> {
+    // SAFETY: this process has one thread.
+    let child = unsafe { libc::fork() };
+    ensure!(child >= 0, "fork: {}", std::io::Error::last_os_error());
+    Ok(child)
+}
+
+fn set_comm(digits: &str) -> Result<()> {
+    ensure!(
+        digits.is_ascii() && digits.len().is_multiple_of(2),
+        "--comm takes hexadecimal bytes"
+    );
+    let bytes = (0..digits.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&digits[at..at + 2], 16))
+        .collect::<Result<Vec<u8>, _>>()?;
+    rustix::thread::set_name(&CString::new(bytes)?).context("setting the name")
+}
+
+fn become_user(uid: u32) -> Result<()> {
+    rustix::thread::set_thread_groups(&[])?;
+    let (gid, uid) = (Gid::from_raw(uid), Uid::from_raw(uid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid).context("changing the user")
+}

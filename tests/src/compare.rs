@@ -1,0 +1,665 @@
+//! An event beside the kernel's own account of the same kill, number by number.
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use crate::{
+    cgroup::Cgroup,
+    facts::Facts,
+    oracle::{Account, Killed, Report, Row},
+    read,
+    time::unix_ns,
+};
+
+/// Collects what differs, so that one run tells all of it.
+#[derive(Debug, Default)]
+pub struct Differences {
+    looked_at: usize,
+    found: Vec<String>,
+}
+
+impl Differences {
+    /// Notes it when a field is not as it must be.
+    pub fn expect(&mut self, name: &str, found: &Value, expected: impl Into<Value>) {
+        let expected = expected.into();
+        self.looked_at += 1;
+        if *found != expected {
+            self.found
+                .push(format!("{name} is {found}, expected {expected}"));
+        }
+    }
+
+    /// Notes it when something does not hold.
+    pub fn hold(&mut self, holds: bool, otherwise: impl FnOnce() -> String) {
+        self.looked_at += 1;
+        if !holds {
+            self.found.push(otherwise());
+        }
+    }
+
+    /// The verdict.
+    ///
+    /// # Errors
+    /// When anything differed, or nothing was looked at.
+    pub fn none(self, event: &Value) -> Result<()> {
+        if self.looked_at == 0 {
+            bail!("nothing was compared");
+        }
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        bail!("{}\nin {event}", self.found.join("\n"))
+    }
+}
+
+/// The cgroup whose limit was hit.
+#[derive(Clone, Debug)]
+pub struct Limit {
+    /// Its path.
+    pub path: String,
+    /// Its kernfs id.
+    pub id: u64,
+    /// Its limit.
+    pub bytes: u64,
+    /// Whether its processes are killed together.
+    pub oom_group: bool,
+}
+
+impl Limit {
+    /// The limit of a cgroup itself.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn of(cgroup: &Cgroup, bytes: u64) -> Result<Self> {
+        Ok(Self {
+            path: cgroup.path(),
+            id: cgroup.id()?,
+            bytes,
+            oom_group: false,
+        })
+    }
+}
+
+/// Which of the kernel's numbers of the victim's memory are those at the kill. The task table is
+/// printed before it and the line "Killed process" after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Both: the victim is the trigger, and stands still meanwhile.
+    TableAndLine,
+    /// The table: the victim sleeps until SIGKILL wakes it, and may have given back some of its
+    /// memory when the line is printed.
+    Table,
+}
+
+/// A kill, and all that is known of it from elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// The victim.
+    pub victim: &'a Facts,
+    /// The trigger.
+    pub trigger: &'a Facts,
+    /// The limit.
+    pub limit: &'a Limit,
+    /// The kernel's account.
+    pub account: &'a Account,
+    /// Which numbers of it to take.
+    pub memory: Memory,
+    /// `CLOCK_BOOTTIME` before and after.
+    pub between: (u64, u64),
+}
+
+/// Compares an event with all that is known of the kill. The account must have its report.
+///
+/// # Errors
+/// When anything differs; the message lists all of it.
+pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
+    let report = known
+        .account
+        .report
+        .as_ref()
+        .context("the account has no report")?;
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    victim(all, event, known);
+    let row = report
+        .rows
+        .iter()
+        .find(|row| row.pid == known.victim.tid)
+        .with_context(|| format!("the task table has no {}", known.victim.tid))?;
+    memory_of_table(all, event, row);
+    oom(all, event, known, report)?;
+    trigger(all, event, known, report);
+    candidates(all, event, known, report, row);
+    differences.none(event)
+}
+
+/// Compares an event with what is known where the kernel's report is missing: the victim, the
+/// trigger, and the line "Killed process".
+///
+/// # Errors
+/// When anything differs; the message lists all of it.
+pub fn without_report(event: &Value, known: &Known<'_>) -> Result<()> {
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    victim(all, event, known);
+    identity(all, &event["trigger"], "trigger", known.trigger);
+    if !decision_is_hooked(event) {
+        let oom = &event["oom"];
+        for (name, field) in [
+            ("gfp_mask", &oom["gfp_mask"]),
+            ("gfp_flags", &oom["gfp_flags"]),
+            ("order", &oom["order"]),
+            ("sysrq", &oom["sysrq"]),
+            ("candidates", &event["candidates"]),
+            ("verdict", &event["verdict"]),
+            ("badness_pages", &event["victim"]["badness_pages"]),
+        ] {
+            all.expect(name, field, Value::Null);
+        }
+        if has_hook_named(event, "kmsg") {
+            limit_by_the_line(all, oom, known.limit);
+        } else {
+            for name in ["constraint", "scope", "message", "total_bytes", "memcg"] {
+                all.expect(name, &oom[name], Value::Null);
+            }
+        }
+    }
+    differences.none(event)
+}
+
+/// The line "Killed process" tells that it was the limit of a memory cgroup; where only one
+/// level of the victim's cgroup has a limit, it was that one.
+fn limit_by_the_line(all: &mut Differences, oom: &Value, limit: &Limit) {
+    all.expect("constraint", &oom["constraint"], "memcg");
+    all.expect("scope", &oom["scope"], "slice");
+    all.expect("total_bytes", &oom["total_bytes"], limit.bytes);
+    let memcg = &oom["memcg"];
+    all.expect("memcg.path", &memcg["path"], limit.path.as_str());
+    all.expect("memcg.limit_bytes", &memcg["limit_bytes"], limit.bytes);
+    all.expect("memcg.stat", &memcg["stat"], Value::Null);
+    // The kernel prints no usage to compare with; but a limit is hit when it is used up.
+    let usage = memcg["usage_bytes"].as_u64().unwrap_or_default();
+    let most_of_it = limit.bytes / 100 * 95;
+    all.hold((most_of_it..=limit.bytes).contains(&usage), || {
+        format!(
+            "memcg.usage_bytes is {usage}, and the limit {}",
+            limit.bytes
+        )
+    });
+}
+
+/// Whether a hook on the decision itself is attached.
+pub fn decision_is_hooked(event: &Value) -> bool {
+    has_hook(event, "oom_kill_process", &["fentry:", "kprobe:"])
+}
+
+/// Whether exits are hooked, and so the outcome of a kill is told.
+pub fn exits_are_hooked(event: &Value) -> bool {
+    has_hook(event, "sched_process_exit", &["raw_tp:"])
+}
+
+/// Whether a hook on the end of the decision is attached.
+pub fn decision_end_is_hooked(event: &Value) -> bool {
+    has_hook(event, "oom_kill_process", &["fexit:", "kretprobe:"])
+}
+
+fn candidates_are_hooked(event: &Value) -> bool {
+    has_hook(event, "oom_badness", &["fexit:", "kretprobe:"])
+}
+
+fn has_hook(event: &Value, function: &str, kinds: &[&str]) -> bool {
+    event["source"]["hooks"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .any(|name| {
+            kinds
+                .iter()
+                .any(|kind| name.strip_prefix(kind).is_some_and(|of| of == function))
+        })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn page() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+/// What is known without the report.
+fn victim(all: &mut Differences, event: &Value, known: &Known<'_>) {
+    let Known {
+        victim: facts,
+        account,
+        memory,
+        ..
+    } = known;
+    let victim = &event["victim"];
+    identity(all, victim, "victim", facts);
+    all.expect("kind", &event["kind"], "oom_kill");
+    all.expect("victim.ppid", &victim["ppid"], facts.ppid);
+    all.expect("victim.exe", &victim["exe"], facts.exe.as_str());
+    all.expect("victim.cmdline", &victim["cmdline"], Value::Null);
+    let expected_adj = &victim["expected_oom_score_adj"];
+    all.expect("expected_oom_score_adj", expected_adj, Value::Null);
+    all.expect("schema", &event["schema"], "oomtrace.event/v1");
+    times(all, event, known);
+
+    let Killed {
+        message,
+        pid,
+        comm,
+        uid,
+        oom_score_adj,
+        ..
+    } = &account.killed;
+    all.expect("the line's pid", &victim["tid"], *pid);
+    all.expect("the line's name", &victim["comm"], text(comm));
+    all.expect("the line's UID", &victim["uid"], *uid);
+    all.expect(
+        "the line's oom_score_adj",
+        &victim["oom_score_adj"],
+        *oom_score_adj,
+    );
+    all.hold(!comm.is_empty() || facts.comm.is_empty(), || {
+        "the line has no name".to_owned()
+    });
+    let merged: Vec<&str> = ["kmsg"]
+        .into_iter()
+        .filter(|_| has_hook_named(event, "kmsg"))
+        .collect();
+    all.expect("source.merged", &event["source"]["merged"], merged.clone());
+    if !merged.is_empty() || decision_is_hooked(event) {
+        all.expect("oom.message", &event["oom"]["message"], message.as_str());
+    }
+    if *memory == Memory::TableAndLine {
+        memory_of_line(all, &victim["memory"], &account.killed);
+    }
+    node(all, event);
+}
+
+fn has_hook_named(event: &Value, name: &str) -> bool {
+    event["source"]["hooks"]
+        .as_array()
+        .is_some_and(|hooks| hooks.iter().any(|hook| hook == name))
+}
+
+/// What a victim and a trigger have in common.
+fn identity(all: &mut Differences, found: &Value, who: &str, facts: &Facts) {
+    let name = |field: &str| format!("{who}.{field}");
+    all.expect(&name("pid"), &found["pid"], facts.pid);
+    all.expect(&name("tid"), &found["tid"], facts.tid);
+    all.expect(&name("uid"), &found["uid"], facts.uid);
+    all.expect(&name("comm"), &found["comm"], text(&facts.comm));
+    all.expect(
+        &name("oom_score_adj"),
+        &found["oom_score_adj"],
+        facts.oom_score_adj,
+    );
+    let cgroup = json!({
+        "path": facts.cgroup_path,
+        "path_cut": false,
+        "id": facts.cgroup_id.to_string(),
+        "version": facts.cgroup_version,
+    });
+    all.expect(&name("cgroup"), &found["cgroup"], cgroup);
+    all.expect(&name("container"), &found["container"], Value::Null);
+    all.expect(&name("pod"), &found["pod"], Value::Null);
+}
+
+/// When it happened, when the victim started, and the name made of both.
+fn times(all: &mut Differences, event: &Value, known: &Known<'_>) {
+    let number = |value: &Value| value.as_str().and_then(|text| text.parse::<i128>().ok());
+    let date = |value: &Value| value.as_str().and_then(|text| unix_ns(text).ok());
+    let (Some(boot), Some(unix)) = (
+        number(&event["boottime_ns"]),
+        number(&event["time_unix_ns"]),
+    ) else {
+        all.hold(false, || "the event has no time".to_owned());
+        return;
+    };
+    let (before, after) = known.between;
+    all.hold(
+        (i128::from(before)..=i128::from(after)).contains(&boot),
+        || format!("boottime_ns is {boot}, not between {before} and {after}"),
+    );
+    all.hold(date(&event["time"]) == Some(unix), || {
+        format!("time is {}, and time_unix_ns {unix}", event["time"])
+    });
+    let Some(start) = date(&event["victim"]["start_time"]).map(|start| start - (unix - boot))
+    else {
+        all.hold(false, || "the victim has no start_time".to_owned());
+        return;
+    };
+    // USER_HZ is 100 everywhere.
+    all.hold(
+        start / 10_000_000 == i128::from(known.victim.start_ticks),
+        || {
+            format!(
+                "the victim started at {start} ns, not in tick {}",
+                known.victim.start_ticks
+            )
+        },
+    );
+    let boot_id = read("/proc/sys/kernel/random/boot_id")
+        .unwrap_or_default()
+        .replace('-', "");
+    let id = format!("{boot_id}-{boot:x}-{:x}-{start:x}", known.victim.pid);
+    all.expect("event_id", &event["event_id"], id);
+}
+
+fn node(all: &mut Differences, event: &Value) {
+    let node = &event["node"];
+    let meminfo = read("/proc/meminfo").unwrap_or_default();
+    let bytes = |name: &str| {
+        meminfo.lines().find_map(|line| {
+            let kb = line
+                .strip_prefix(name)?
+                .strip_prefix(':')?
+                .trim()
+                .strip_suffix(" kB")?;
+            Some(kb.parse::<u64>().ok()? * 1024)
+        })
+    };
+    all.expect(
+        "node.memory_bytes",
+        &node["memory_bytes"],
+        bytes("MemTotal"),
+    );
+    all.expect("node.swap_bytes", &node["swap_bytes"], bytes("SwapTotal"));
+    let machine_id = read("/etc/machine-id").ok().filter(|id| !id.is_empty());
+    all.expect("node.machine_id", &node["machine_id"], machine_id);
+    let file = |name: &str| read(format!("/proc/sys/kernel/{name}")).ok();
+    all.expect("node.hostname", &node["hostname"], file("hostname"));
+    all.expect("node.kernel", &node["kernel"], file("osrelease"));
+    all.expect("node.boot_id", &node["boot_id"], file("random/boot_id"));
+}
+
+fn memory_of_line(all: &mut Differences, memory: &Value, line: &Killed) {
+    for (name, kb) in [
+        ("total_vm_bytes", line.total_vm_kb),
+        ("anon_rss_bytes", line.anon_rss_kb),
+        ("file_rss_bytes", line.file_rss_kb),
+        ("shmem_rss_bytes", line.shmem_rss_kb),
+        ("pgtables_bytes", line.pgtables_kb),
+    ] {
+        all.expect(&format!("the line's {name}"), &memory[name], kb * 1024);
+    }
+}
+
+fn memory_of_table(all: &mut Differences, event: &Value, row: &Row) {
+    let memory = &event["victim"]["memory"];
+    all.expect(
+        "the table's total_vm",
+        &memory["total_vm_bytes"],
+        row.total_vm * page(),
+    );
+    all.expect(
+        "the table's swapents",
+        &memory["swap_bytes"],
+        row.swapents * page(),
+    );
+    all.expect(
+        "the table's pgtables",
+        &memory["pgtables_bytes"],
+        row.pgtables_bytes,
+    );
+    let split = ["anon_rss_bytes", "file_rss_bytes", "shmem_rss_bytes"];
+    if let Some(pages) = row.split {
+        for (name, pages) in split.into_iter().zip(pages) {
+            all.expect(
+                &format!("the table's {name}"),
+                &memory[name],
+                pages * page(),
+            );
+        }
+    }
+    let rss: u64 = split.iter().filter_map(|name| memory[name].as_u64()).sum();
+    all.expect("the table's rss", &json!(rss), row.rss * page());
+    all.hold(rss > 0, || "the victim holds nothing".to_owned());
+}
+
+fn oom(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report) -> Result<()> {
+    let Limit {
+        path,
+        id,
+        bytes,
+        oom_group,
+    } = known.limit;
+    let oom = &event["oom"];
+    all.hold(report.constraint.constraint == "CONSTRAINT_MEMCG", || {
+        format!("the report is about {}", report.constraint.constraint)
+    });
+    let victim = known.victim;
+    // With a group the chosen one may be another member.
+    all.hold(*oom_group || report.constraint.names(path, victim), || {
+        format!(
+            "the report is not about this kill: {:?}",
+            text(&report.constraint.rest)
+        )
+    });
+    all.expect("oom.constraint", &oom["constraint"], "memcg");
+    all.expect("oom.scope", &oom["scope"], "slice");
+    all.expect(
+        "oom.gfp_mask",
+        &oom["gfp_mask"],
+        report.header.gfp_mask.as_str(),
+    );
+    all.expect(
+        "oom.gfp_flags",
+        &oom["gfp_flags"],
+        report.header.gfp_flags.clone(),
+    );
+    all.expect("oom.order", &oom["order"], report.header.order);
+    all.expect("oom.sysrq", &oom["sysrq"], false);
+    all.expect("oom.total_bytes", &oom["total_bytes"], *bytes);
+    all.expect("oom.node_memory", &oom["node_memory"], Value::Null);
+    if !oom_group {
+        all.expect("oom.victim_index", &oom["victim_index"], 0);
+        all.expect("oom.victim_count", &oom["victim_count"], 1);
+    }
+
+    let memcg = &oom["memcg"];
+    let hooked = decision_is_hooked(event);
+    all.expect("oom.memcg.path", &memcg["path"], path.as_str());
+    all.expect("oom.memcg.path_cut", &memcg["path_cut"], false);
+    all.expect("oom.memcg.id", &memcg["id"], hooked.then(|| id.to_string()));
+    all.expect(
+        "oom.memcg.oom_group",
+        &memcg["oom_group"],
+        hooked.then_some(*oom_group),
+    );
+    let lines = &report.memcg;
+    let memory = lines
+        .counters
+        .get("memory")
+        .context("the report has no memory counter")?;
+    all.expect("the report's limit", &json!(memory.limit_bytes), *bytes);
+    all.expect(
+        "oom.memcg.usage_bytes",
+        &memcg["usage_bytes"],
+        memory.usage_bytes,
+    );
+    all.expect(
+        "oom.memcg.limit_bytes",
+        &memcg["limit_bytes"],
+        memory.limit_bytes,
+    );
+    for (ours, kernels) in [("swap", "swap"), ("memsw", "memory+swap")] {
+        let counter = lines.counters.get(kernels);
+        let usage = counter.map(|counter| counter.usage_bytes);
+        let limit = counter.and_then(|counter| counter.limit_bytes);
+        all.expect(kernels, &memcg[format!("{ours}_usage_bytes")], usage);
+        all.expect(kernels, &memcg[format!("{ours}_limit_bytes")], limit);
+    }
+    // v2 names what it counts below a cgroup as v1 names what it counts in it alone.
+    let stat = |v2: &str, v1: &str| lines.stat.get(v1).or_else(|| lines.stat.get(v2)).copied();
+    all.expect(
+        "stat.anon_bytes",
+        &memcg["stat"]["anon_bytes"],
+        stat("anon", "total_rss"),
+    );
+    all.expect(
+        "stat.file_bytes",
+        &memcg["stat"]["file_bytes"],
+        stat("file", "total_cache"),
+    );
+    all.expect(
+        "stat.shmem_bytes",
+        &memcg["stat"]["shmem_bytes"],
+        stat("shmem", "total_shmem"),
+    );
+    all.expect(
+        "stat.kernel_bytes",
+        &memcg["stat"]["kernel_bytes"],
+        lines.stat.get("kernel").copied(),
+    );
+    all.expect(
+        "stat.slab_bytes",
+        &memcg["stat"]["slab_bytes"],
+        lines.stat.get("slab").copied(),
+    );
+    all.hold(memcg["stat"]["anon_bytes"].as_u64() > Some(0), || {
+        format!("the cgroup holds no memory: {}", memcg["stat"])
+    });
+    Ok(())
+}
+
+fn trigger(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report) {
+    let trigger = &event["trigger"];
+    identity(all, trigger, "trigger", known.trigger);
+    all.expect("the report's trigger", &trigger["tid"], report.trigger_tid);
+    all.expect(
+        "the report's trigger",
+        &trigger["comm"],
+        text(&report.header.comm),
+    );
+    let adj = report.header.oom_score_adj;
+    all.expect("the report's trigger", &trigger["oom_score_adj"], adj);
+}
+
+fn candidates(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report, row: &Row) {
+    let total_pages = known.limit.bytes / page();
+    // Highest points first; of equals the later one, which the kernel takes.
+    let mut ranked: Vec<(i64, &Row)> = report
+        .rows
+        .iter()
+        .filter(|row| row.oom_score_adj != -1000)
+        .map(|row| (row.badness(total_pages), row))
+        .rev()
+        .collect();
+    ranked.sort_by_key(|(points, _)| std::cmp::Reverse(*points));
+
+    let victim = &event["victim"];
+    if !known.limit.oom_group {
+        all.expect(
+            "badness",
+            &victim["badness_pages"],
+            row.badness(total_pages),
+        );
+        let first = ranked.first().map(|(_, row)| row.pid);
+        all.hold(first == Some(known.victim.tid), || {
+            format!("by the table the kernel would have chosen {first:?}")
+        });
+        all.expect("victim.role", &victim["role"], "chosen");
+        all.expect("verdict.victim_rank", &event["verdict"]["victim_rank"], 1);
+        let next = ranked.get(1);
+        all.expect(
+            "verdict.runner_up",
+            &event["verdict"]["runner_up_pid"],
+            next.map(|(_, row)| row.tgid),
+        );
+        let margin = next
+            .zip(ranked.first())
+            .map(|((next, _), (first, _))| first - next);
+        all.expect("verdict.margin", &event["verdict"]["margin_pages"], margin);
+    }
+    let node = node_pages(event);
+    all.expect(
+        "oom_score",
+        &victim["oom_score"],
+        node.map(|node| oom_score(row, node)),
+    );
+
+    let found = &event["candidates"];
+    let source = if candidates_are_hooked(event) {
+        "kernel"
+    } else {
+        "kernel_log"
+    };
+    all.expect("candidates.source", &found["source"], source);
+    all.expect("candidates.total", &found["total"], ranked.len());
+    all.expect("candidates.listed", &found["listed"], ranked.len().min(10));
+    let items: Vec<Value> = found["items"].as_array().cloned().unwrap_or_default();
+    all.hold(items.len() == ranked.len().min(10), || {
+        format!("{} items", items.len())
+    });
+    for (rank, (item, (points, row))) in (1..).zip(items.iter().zip(&ranked)) {
+        let name = |field: &str| format!("candidate {rank}, {field}");
+        all.expect(&name("rank"), &item["rank"], rank);
+        all.expect(&name("pid"), &item["pid"], row.tgid);
+        all.expect(&name("comm"), &item["comm"], text(&row.name));
+        all.expect(&name("badness"), &item["badness_pages"], *points);
+        all.expect(
+            &name("oom_score_adj"),
+            &item["oom_score_adj"],
+            row.oom_score_adj,
+        );
+        all.expect(&name("rss"), &item["rss_bytes"], row.rss * page());
+        all.expect(&name("swap"), &item["swap_bytes"], row.swapents * page());
+        all.expect(
+            &name("pgtables"),
+            &item["pgtables_bytes"],
+            row.pgtables_bytes,
+        );
+        if source == "kernel" {
+            let id = known.victim.cgroup_id.to_string();
+            all.expect(&name("cgroup_id"), &item["cgroup_id"], id);
+        }
+    }
+}
+
+fn node_pages(event: &Value) -> Option<u64> {
+    let node = &event["node"];
+    Some((node["memory_bytes"].as_u64()? + node["swap_bytes"].as_u64()?) / page())
+}
+
+/// `proc_oom_score` in `fs/proc/base.c`.
+fn oom_score(row: &Row, node_pages: u64) -> i64 {
+    let scaled = row.badness(node_pages) * 1000 / node_pages.cast_signed();
+    (1000 + scaled).max(0) * 2 / 3
+}
+
+/// Compares the record of what became of a victim with the record of its kill.
+///
+/// # Errors
+/// When anything differs.
+pub fn outcome(kill: &Value, outcome: &Value) -> Result<()> {
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    let id = kill["event_id"].as_str().unwrap_or_default();
+    all.expect("event_id", &outcome["event_id"], format!("{id}-outcome"));
+    all.expect("victim_event_id", &outcome["victim_event_id"], id);
+    all.expect("oom_id", &outcome["oom_id"], kill["oom_id"].clone());
+    all.expect("run_id", &outcome["run_id"], kill["run_id"].clone());
+    all.expect(
+        "victim.pid",
+        &outcome["victim"]["pid"],
+        kill["victim"]["pid"].clone(),
+    );
+    let at = |record: &Value| record["boottime_ns"].as_str()?.parse::<u64>().ok();
+    let latency = at(outcome)
+        .zip(at(kill))
+        .and_then(|(exit, kill)| exit.checked_sub(kill));
+    all.expect("exit_latency_ns", &outcome["exit_latency_ns"], latency);
+    all.hold(
+        latency.is_some_and(|ns| (1..10_000_000_000).contains(&ns)),
+        || format!("the victim was gone after {latency:?} ns"),
+    );
+    all.hold(outcome["seq"].as_u64() > kill["seq"].as_u64(), || {
+        "it came before".to_owned()
+    });
+    differences.none(outcome)
+}

@@ -1,0 +1,160 @@
+//! What can happen, one scenario each. A scenario makes its own cgroups, victims and tracer, and
+//! leaves nothing behind.
+
+mod basics;
+mod command_line;
+mod families;
+mod groups;
+mod names;
+mod output;
+mod paths;
+mod privileges;
+mod rungs;
+mod stopping;
+mod storms;
+
+use anyhow::Result;
+
+use crate::{
+    Env,
+    cgroup::Cgroup,
+    compare::{self, Known, Limit, Memory},
+    facts::Facts,
+    oracle::Account,
+    victim::{Look, Victim},
+    watch::{Watch, with_report},
+};
+
+/// How a scenario ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// All was as it must be.
+    Passed,
+    /// It makes no sense here, and why.
+    Skipped(String),
+}
+
+/// Something that can happen.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// Its name: words joined by `_`.
+    pub name: &'static str,
+    /// What it shows, in one sentence.
+    pub shows: &'static str,
+    /// What it needs of the machine beyond a memory cgroup and root.
+    pub needs: Needs,
+    /// Runs it.
+    pub run: fn(&Env) -> Result<Outcome>,
+}
+
+/// What a scenario needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Nothing more.
+    Nothing,
+    /// The memory controller in a cgroup v2 hierarchy.
+    CgroupV2,
+    /// That the tracer uses all hooks it can, because it chooses them itself.
+    AllHooks,
+}
+
+impl Scenario {
+    /// Runs it, if what it needs is here.
+    ///
+    /// # Errors
+    /// When something is not as it must be.
+    pub fn run(&self, env: &Env) -> Result<Outcome> {
+        let lacking = match self.needs {
+            Needs::Nothing => None,
+            Needs::CgroupV2 => (crate::cgroup::hierarchy()?.version != 2)
+                .then_some("the memory controller is not in a cgroup v2 hierarchy"),
+            Needs::AllHooks => env.hooks.as_ref().map(|_| "the hooks are given"),
+        };
+        match lacking {
+            Some(reason) => Ok(Outcome::Skipped(reason.to_owned())),
+            None => (self.run)(env),
+        }
+    }
+}
+
+/// All scenarios.
+pub fn all() -> Vec<Scenario> {
+    [
+        basics::SCENARIOS,
+        families::SCENARIOS,
+        paths::SCENARIOS,
+        names::SCENARIOS,
+        groups::SCENARIOS,
+        storms::SCENARIOS,
+        rungs::SCENARIOS,
+        stopping::SCENARIOS,
+        output::SCENARIOS,
+        privileges::SCENARIOS,
+        command_line::SCENARIOS,
+    ]
+    .concat()
+}
+
+const MIB: u64 = 1 << 20;
+/// A limit that is hit at once, and leaves room for numbers to differ.
+const LIMIT: u64 = 24 * MIB;
+
+/// Whether the tracer reads the kernel log: only then can report and event be compared.
+fn merges_the_log(env: &Env) -> bool {
+    env.hooks
+        .as_ref()
+        .is_none_or(|hooks| hooks.split(',').any(|name| name == "kmsg" || name == "all"))
+}
+
+/// Compares as much as the hooks in use can tell.
+fn compare(env: &Env, event: &serde_json::Value, known: &Known<'_>) -> Result<()> {
+    if merges_the_log(env) {
+        compare::whole(event, known)
+    } else {
+        compare::without_report(event, known)
+    }
+}
+
+/// A process that eats until it is killed for the limit of its own cgroup, compared in full.
+fn eater_dies(env: &Env, label: &str, look: &Look<'_>, mode: &[&str]) -> Result<(Facts, Account)> {
+    with_report(|| {
+        let cgroup = Cgroup::new(label)?;
+        cgroup.limit(LIMIT)?;
+        dies_in(env, &cgroup, &Limit::of(&cgroup, LIMIT)?, look, mode)
+    })
+}
+
+/// A process that eats in `cgroup` until it is killed for `limit`, compared in full, together with
+/// its outcome. None if the kernel did not print its report.
+fn dies_in(
+    env: &Env,
+    cgroup: &Cgroup,
+    limit: &Limit,
+    look: &Look<'_>,
+    mode: &[&str],
+) -> Result<Option<(Facts, Account)>> {
+    let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
+    let mut victim = Victim::start(env, cgroup, look, mode)?;
+    let facts = Facts::of(victim.pid(), cgroup)?;
+    victim.go()?;
+    victim.dies()?;
+    let seen = watch.kill_of(facts.pid, facts.tid)?;
+    watch.outcome_of(&seen.event)?;
+    watch.stop()?;
+    if seen.account.report.is_none() {
+        return Ok(None);
+    }
+    compare(
+        env,
+        &seen.event,
+        &Known {
+            victim: &facts,
+            trigger: &facts,
+            limit,
+            account: &seen.account,
+            memory: Memory::TableAndLine,
+            between: seen.between,
+        },
+    )?;
+    Ok(Some((facts, seen.account)))
+}

@@ -1,0 +1,105 @@
+//! The lower rungs of the hook ladder.
+
+use anyhow::{Context, Result, ensure};
+
+use super::{LIMIT, Needs, Outcome, Scenario};
+use crate::{
+    Env,
+    cgroup::Cgroup,
+    compare::{self, Known, Limit, Memory},
+    facts::Facts,
+    victim::{Look, Victim},
+    watch::Watch,
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "first_rung_alone",
+        shows: "With the first rung alone the victim's facts are right, and what only higher rungs \
+                tell is null.",
+        needs: Needs::AllHooks,
+        run: first_rung_alone,
+    },
+    Scenario {
+        name: "hooks_are_in_every_event",
+        shows: "What is attached is in the start record and in every event; why a rung is missing \
+                is said.",
+        needs: Needs::AllHooks,
+        run: hooks_are_in_every_event,
+    },
+];
+
+fn first_rung_alone(env: &Env) -> Result<Outcome> {
+    let cgroup = Cgroup::new("rung")?;
+    cgroup.limit(LIMIT)?;
+    let mut watch = Watch::start(env, &["--heartbeat", "12s", "--hooks", "raw_tp"])?;
+    let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
+    let facts = Facts::of(victim.pid(), &cgroup)?;
+    victim.go()?;
+    victim.dies()?;
+    let seen = watch.kill_of(facts.pid, facts.tid)?;
+    let event = &seen.event;
+    ensure!(
+        event["source"]["merged"] == serde_json::json!([]),
+        "{}",
+        event["source"]
+    );
+    ensure!(event["oom"]["message"].is_null(), "{}", event["oom"]);
+    let known = Known {
+        victim: &facts,
+        trigger: &facts,
+        limit: &Limit::of(&cgroup, LIMIT)?,
+        account: &seen.account,
+        memory: Memory::TableAndLine,
+        between: seen.between,
+    };
+    compare::without_report(event, &known)?;
+    // What became of the victim nobody watched: not even that it would not die may be said. The
+    // heartbeat comes when a victim would be reported as stuck, after ten seconds.
+    watch
+        .tracer
+        .wait_for("the heartbeat", |record| record["phase"] == "heartbeat")?;
+    let ended = watch.stop()?;
+    let outcome = ended.of_kind("oom_outcome").next();
+    ensure!(
+        outcome.is_none() || compare::exits_are_hooked(event),
+        "no hook tells it: {outcome:?}"
+    );
+    Ok(Outcome::Passed)
+}
+
+fn hooks_are_in_every_event(env: &Env) -> Result<Outcome> {
+    let cgroup = Cgroup::new("hooks")?;
+    cgroup.limit(LIMIT)?;
+    let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
+    let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
+    victim.go()?;
+    victim.dies()?;
+    watch.kill_of(victim.pid(), victim.pid())?;
+    let ended = watch.stop()?;
+    let start = ended.records.first().context("no start")?;
+    let ladder = start["hooks"].as_array().context("no hooks")?;
+    let attached: Vec<_> = ladder
+        .iter()
+        .filter(|hook| hook["attached"] == true)
+        .map(|hook| hook["name"].clone())
+        .collect();
+    ensure!(
+        attached.iter().any(|name| name == "raw_tp:mark_victim"),
+        "{start}"
+    );
+    for record in &ended.records {
+        ensure!(
+            record["source"]["hooks"].as_array() == Some(&attached),
+            "not {attached:?}: {record}"
+        );
+    }
+    for hook in ladder {
+        let reason = hook["reason"].as_str();
+        ensure!(
+            (hook["attached"] == true) == reason.is_none() && reason != Some(""),
+            "a rung that is missing has a reason, and only it: {hook}"
+        );
+    }
+    Ok(Outcome::Passed)
+}

@@ -1,0 +1,151 @@
+//! Every scenario as a test of its own, on this machine's kernel.
+//!
+//! They need root. Kills and the kernel log belong to the whole machine, so they run one at a
+//! time, also across processes.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use oomtrace_tests::{Env, scenarios};
+use rustix::fs::{FlockOperation, flock};
+
+/// One test a scenario.
+macro_rules! live {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() -> Result<()> {
+                run(stringify!($name))
+            }
+        )*
+
+        /// A scenario without a test, or a test without a scenario, is a mistake here.
+        #[test]
+        fn every_scenario_is_a_test() {
+            let tests = [$(stringify!($name)),*];
+            let names: Vec<_> = scenarios::all().iter().map(|scenario| scenario.name).collect();
+            assert_eq!(names, tests);
+        }
+    };
+}
+
+live! {
+    single_process
+    shared_memory
+    oom_score_adj
+    another_user
+    no_swap
+    victim_is_not_the_trigger
+    kill_9_is_no_oom_kill
+    leader_has_exited
+    child_dies_parent_lives
+    deep_path
+    long_names
+    limit_of_an_ancestor
+    names_that_imitate_the_log
+    names_that_are_no_text
+    twenty_die_one_after_another
+    twenty_die_as_a_group
+    storm_of_500
+    losses_are_counted
+    first_rung_alone
+    hooks_are_in_every_event
+    status_records
+    signals_end_it_well
+    max_events
+    duration
+    capabilities_are_dropped
+    closed_pipe
+    nobody_reads
+    full_disk
+    pretty
+    pretty_is_safe
+    not_root
+    three_capabilities_suffice
+    seccomp_is_told_apart
+    wrong_usage
+    help_man_and_completions
+    schema_holds
+    doctor
+}
+
+fn run(name: &str) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        ensure!(env::var_os("CI").is_none(), "these tests need root");
+        println!("{name}: skipped: it needs root");
+        return Ok(());
+    }
+    let scenario = scenarios::all()
+        .into_iter()
+        .find(|scenario| scenario.name == name)
+        .with_context(|| format!("no scenario {name}"))?;
+    let env = environment()?;
+    let lock = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(env::temp_dir().join("oomtrace-live-tests.lock"))
+        .context("the lock of the live tests")?;
+    flock(&lock, FlockOperation::LockExclusive).context("waiting for other live tests")?;
+    match scenario.run(env).with_context(|| scenario.shows)? {
+        scenarios::Outcome::Passed => {}
+        scenarios::Outcome::Skipped(reason) => println!("{name}: skipped: {reason}"),
+    }
+    Ok(())
+}
+
+fn environment() -> Result<&'static Env> {
+    static ENVIRONMENT: OnceLock<Result<Env, String>> = OnceLock::new();
+    let environment = ENVIRONMENT.get_or_init(|| {
+        let oomtrace = match env::var_os("OOMTRACE_BIN") {
+            Some(path) => Ok(PathBuf::from(path)),
+            None => build(),
+        };
+        Ok(Env {
+            oomtrace: oomtrace.map_err(|error| format!("{error:#}"))?,
+            victim: env!("CARGO_BIN_EXE_oomtrace-victim").into(),
+            hooks: env::var("OOMTRACE_HOOKS").ok(),
+        })
+    });
+    match environment {
+        Ok(environment) => Ok(environment),
+        Err(error) => bail!("{error}"),
+    }
+}
+
+/// Builds the program as these tests were built: same profile, same place.
+fn build() -> Result<PathBuf> {
+    let victim = Path::new(env!("CARGO_BIN_EXE_oomtrace-victim"));
+    let directory = victim.parent().context("where binaries are")?;
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => bail!("{} tells no profile", directory.display()),
+    };
+    let target = directory.parent().context("the target directory")?;
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "oomtrace",
+            "--profile",
+            profile,
+        ])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .context("running cargo")?;
+    ensure!(
+        status.success(),
+        "building oomtrace: cargo ended with {status}"
+    );
+    Ok(directory.join("oomtrace"))
+}
