@@ -278,7 +278,6 @@ impl Tracer {
             }
         }
         self.wait_for_log();
-        self.hooks_that_never_fire();
         self.probe.flush_log();
     }
 
@@ -346,6 +345,7 @@ impl Tracer {
     }
 
     fn emit(&mut self) {
+        self.hooks_that_never_fire();
         while let Some(incident) = self.joiner.next(boottime_ns()) {
             let clock = Clock::now();
             let event = match &incident {

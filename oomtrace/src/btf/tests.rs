@@ -1432,9 +1432,10 @@ mod real {
     /// The real BTF, cut short or with bytes changed, ends in a value or an error.
     #[test]
     fn damaged() {
-        let Ok(mut bytes) = load(Path::new(VMLINUX)) else {
+        let Ok(bytes) = load(Path::new(VMLINUX)) else {
             return;
         };
+        let mut bytes = bytes.to_vec();
         let mut seed = 1_u64;
         let mut random = move |below: usize| {
             seed = seed.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
