@@ -32,9 +32,9 @@ impl Differences {
     /// Notes it when a number is further from the expected one than `slack`.
     pub fn near(&mut self, name: &str, found: &Value, expected: u64, slack: u64) {
         self.looked_at += 1;
-        if !found
+        if found
             .as_u64()
-            .is_some_and(|found| found.abs_diff(expected) <= slack)
+            .is_none_or(|found| found.abs_diff(expected) > slack)
         {
             self.found
                 .push(format!("{name} is {found}, expected {expected} ± {slack}"));
@@ -215,7 +215,8 @@ pub fn decision_end_is_hooked(event: &Value) -> bool {
     has_hook(event, "oom_kill_process", &["fexit:", "kretprobe:"])
 }
 
-fn candidates_are_hooked(event: &Value) -> bool {
+/// Whether the kernel's scores of candidates are hooked, by hooks that fire.
+pub fn candidates_are_hooked(event: &Value) -> bool {
     has_hook(event, "oom_badness", &["fexit:", "kretprobe:"])
 }
 
@@ -238,14 +239,15 @@ fn text(bytes: &[u8]) -> String {
 
 /// By how many bytes the kernel's own report may be wrong about each kind of resident memory.
 ///
-/// Since 6.2 every processor keeps some pages of a counter to itself (`percpu_counter_batch` in
+/// From 6.2 on every processor keeps some pages of a counter to itself (`percpu_counter_batch` in
 /// lib/percpu_counter.c). oomtrace adds them; the kernel's report does so since 7.1, where the two
-/// must agree again.
+/// must agree again. Before 6.2 every thread keeps some (`TASK_RSS_EVENTS_THRESH` in mm/memory.c),
+/// and adds them when it exits, which may be between the report and the mark.
 fn reports_error() -> u64 {
-    if ((6, 2)..(7, 1)).contains(&kernel_version()) {
-        processors_share()
-    } else {
-        0
+    match kernel_version() {
+        version if version < (6, 2) => 64 * page(),
+        version if version < (7, 1) => processors_share(),
+        _ => 0,
     }
 }
 
@@ -272,7 +274,7 @@ fn charges_in_flight() -> u64 {
 }
 
 /// Major and minor number of the kernel.
-fn kernel_version() -> (u32, u32) {
+pub fn kernel_version() -> (u32, u32) {
     let release = read("/proc/sys/kernel/osrelease").unwrap_or_default();
     let mut numbers = release
         .split(['.', '-'])

@@ -25,7 +25,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// How long anything may take that takes milliseconds on an idle machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What scenarios run with.
 #[derive(Clone, Debug)]

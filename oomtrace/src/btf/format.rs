@@ -117,8 +117,10 @@ impl<'a> Sections<'a> {
 
     /// The type that begins at this offset of the type section.
     pub(super) fn type_at(&self, at: usize) -> Result<Type, BtfError> {
-        let [name, info, size_or_type] =
-            words(self.types, at).ok_or_else(|| BtfError::Malformed("a type is cut short"))?;
+        // Not `ok_or`: an error that is built and thrown away for every type takes most of the time.
+        let Some([name, info, size_or_type]) = words(self.types, at) else {
+            return Err(BtfError::Malformed("a type is cut short"));
+        };
         Ok(Type {
             at,
             name,
@@ -173,10 +175,12 @@ impl<'a> Sections<'a> {
 
     /// The string section from this offset on.
     pub(super) fn text(&self, offset: u32) -> Result<&'a [u8], BtfError> {
-        self.strings
-            .get(offset as usize..)
-            .filter(|text| !text.is_empty())
-            .ok_or_else(|| BtfError::Malformed("a name lies outside the string section"))
+        match self.strings.get(offset as usize..) {
+            Some(text) if !text.is_empty() => Ok(text),
+            _ => Err(BtfError::Malformed(
+                "a name lies outside the string section",
+            )),
+        }
     }
 
     /// Whether the string at this offset is exactly `name`.

@@ -108,9 +108,10 @@ impl<'a> Btf<'a> {
             if (btf.count as usize).is_multiple_of(TYPES_PER_MARK) {
                 btf.marks.push(offset);
             }
-            at = sections
-                .end(ty)
-                .ok_or_else(|| BtfError::UnknownKind { kind: ty.kind, id })?;
+            let Some(end) = sections.end(ty) else {
+                return Err(BtfError::UnknownKind { kind: ty.kind, id });
+            };
+            at = end;
             btf.count = id;
         }
         if at > sections.types_len() {

@@ -8,7 +8,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{self, IsTerminal, Write},
     os::{
-        fd::AsFd,
+        fd::{AsFd, AsRawFd},
         unix::fs::{FileTypeExt, OpenOptionsExt},
     },
 };
@@ -40,16 +40,18 @@ impl Stdout {
     /// # Errors
     /// When it is closed, or cannot be polled.
     pub fn new() -> io::Result<Self> {
-        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        let kind = file.metadata()?.file_type();
-        let pollable = kind.is_fifo() || io::stdout().is_terminal();
+        Self::over(File::from(io::stdout().as_fd().try_clone_to_owned()?))
+    }
+
+    fn over(file: File) -> io::Result<Self> {
+        let pollable = file.metadata()?.file_type().is_fifo() || file.is_terminal();
         // Setting O_NONBLOCK on the descriptor itself would change it for everybody who shares
         // it, the shell included; opened anew it is ours alone.
         let reopened = pollable.then(|| {
             OpenOptions::new()
                 .write(true)
                 .custom_flags((OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed())
-                .open("/proc/self/fd/1")
+                .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
         });
         let target = match reopened {
             Some(Ok(file)) => {
@@ -89,23 +91,11 @@ impl Stdout {
     /// # Errors
     /// Those of the system; [`io::ErrorKind::BrokenPipe`] when the reader has gone.
     pub fn flush_some(&mut self) -> io::Result<()> {
-        while !self.queue.is_empty() {
-            let written = match &mut self.target {
-                Target::Polled(file) => file.get_ref().write(&self.queue),
-                Target::Blocking(file) => file.write(&self.queue),
-            };
-            match written {
-                Ok(written) => self.queue.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
+        match &self.target {
+            Target::Polled(file) => write_some(file.get_ref(), &mut self.queue),
+            Target::Blocking(file) => write_some(file, &mut self.queue),
         }
-        // A long queue is not kept once it is written.
-        if self.queue.capacity() > QUEUE_BYTES / 8 {
-            self.queue = BytesMut::new();
-        }
-        Ok(())
+        .map(drop)
     }
 
     /// Waits until more can be written, and writes it.
@@ -113,9 +103,96 @@ impl Stdout {
     /// # Errors
     /// As [`Stdout::flush_some`].
     pub async fn flush_when_writable(&mut self) -> io::Result<()> {
-        if let Target::Polled(file) = &mut self.target {
-            file.writable().await?.clear_ready();
+        match &self.target {
+            Target::Polled(file) => {
+                let mut ready = file.writable().await?;
+                // The system tells of a pipe that has room only once it was full: that there is
+                // room may be forgotten only when there is none.
+                if !write_some(file.get_ref(), &mut self.queue)? {
+                    ready.clear_ready();
+                }
+            }
+            Target::Blocking(file) => {
+                write_some(file, &mut self.queue)?;
+            }
         }
-        self.flush_some()
+        Ok(())
+    }
+}
+
+/// Writes what can be written now; false when there was no room for all.
+fn write_some(mut file: &File, queue: &mut BytesMut) -> io::Result<bool> {
+    while !queue.is_empty() {
+        match file.write(queue) {
+            Ok(written) => queue.advance(written),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    // A long queue is not kept once it is written.
+    if queue.capacity() > QUEUE_BYTES / 8 {
+        *queue = BytesMut::new();
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+#[expect(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::{io::Read, os::fd::OwnedFd, time::Duration};
+
+    use super::*;
+
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+    }
+
+    /// A pipe that was full and then emptied takes what comes later, too: that it has room is told
+    /// once, and must not be forgotten.
+    #[test]
+    fn room_is_not_forgotten() {
+        let (mut reader, writer) = io::pipe().unwrap();
+        runtime().block_on(async {
+            let mut output = Stdout::over(File::from(OwnedFd::from(writer))).unwrap();
+            let much = vec![b'x'; QUEUE_BYTES];
+            output.queue().extend_from_slice(&much);
+            output.flush_some().unwrap();
+            assert!(!output.is_idle(), "the pipe holds it all");
+            let thread = std::thread::spawn(move || {
+                let mut bytes = Vec::new();
+                reader.read_to_end(&mut bytes).unwrap();
+                bytes.len()
+            });
+            let soon = Duration::from_secs(60);
+            for _ in 0..3 {
+                while !output.is_idle() {
+                    tokio::time::timeout(soon, output.flush_when_writable())
+                        .await
+                        .unwrap()
+                        .unwrap();
+                }
+                output.queue().extend_from_slice(b"later");
+            }
+            output.flush_some().unwrap();
+            drop(output);
+            assert_eq!(thread.join().unwrap(), QUEUE_BYTES + 15);
+        });
+    }
+
+    /// A reader that has gone is told as such.
+    #[test]
+    fn closed_pipe() {
+        let (reader, writer) = io::pipe().unwrap();
+        runtime().block_on(async {
+            let mut output = Stdout::over(File::from(OwnedFd::from(writer))).unwrap();
+            drop(reader);
+            output.queue().extend_from_slice(b"x");
+            let error = output.flush_some().unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        });
     }
 }

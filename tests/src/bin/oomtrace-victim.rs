@@ -21,7 +21,7 @@ use rustix::{
 };
 
 /// Nobody is let take more than this.
-const APPETITE: usize = 1 << 30;
+const APPETITE: usize = 256 << 20;
 
 fn main() -> ExitCode {
     match run() {

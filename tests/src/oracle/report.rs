@@ -221,6 +221,14 @@ impl Open {
                 .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
         } else if text.starts_with("Memory cgroup stats for ") {
             self.in_stat = true;
+            // Before 6.4 the statistics are one message of many lines, cut where it is too long.
+            let mut lines: Vec<_> = text.split('\n').skip(1).collect();
+            lines.pop();
+            for (name, value) in lines.iter().filter_map(|line| line.split_once(' ')) {
+                if let Ok(value) = value.parse() {
+                    self.report.memcg.stat.insert(name.to_owned(), value);
+                }
+            }
         } else if let Some((name, usage)) = text.split_once(": usage ") {
             let counter = counter(usage).with_context(|| format!("the line {text:?}"))?;
             self.report.memcg.counters.insert(name.to_owned(), counter);
