@@ -148,6 +148,7 @@ fn join(
     let mut joiner = Joiner::new(Sources {
         log: true,
         decision_end: false,
+        exits: true,
     });
     joiner.record(record, NOW_NS);
     for output in outputs {

@@ -103,7 +103,7 @@ impl Probe {
     ///
     /// # Errors
     /// When the kernel has no BTF, lacks a required member, or refuses the first rung. A higher
-    /// rung that does not load is a fact in [`Probe::hooks`], not an error.
+    /// rung that does not load is a fact in [`Probe::take_hooks`], not an error.
     pub fn attach(request: &Request<'_>, host: &Host) -> Result<Self, ProbeError> {
         let page_size = u32::try_from(rustix::param::page_size()).unwrap_or(4096);
         let cpus = aya::util::nr_cpus().map_err(|(file, error)| object(file, error))?;
