@@ -359,6 +359,7 @@ fn identity(all: &mut Differences, found: &Value, who: &str, facts: &Facts) {
     let cgroup = json!({
         "path": facts.cgroup_path,
         "path_cut": false,
+        "level": if facts.cgroup_path == "/" { "node" } else { "slice" },
         "id": facts.cgroup_id.to_string(),
         "version": facts.cgroup_version,
     });

@@ -55,7 +55,8 @@ pub struct Placement {
 }
 
 /// The kind of cgroup a path names; for the cgroup whose limit was hit, the scope of the kill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Level {
     /// A container, or any cgroup below one.
     Container,
@@ -69,20 +70,6 @@ pub enum Level {
     Slice,
     /// The root cgroup.
     Node,
-}
-
-impl Level {
-    /// The name used in events.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Container => "container",
-            Self::Pod => "pod",
-            Self::Qos => "qos",
-            Self::Kubepods => "kubepods",
-            Self::Slice => "slice",
-            Self::Node => "node",
-        }
-    }
 }
 
 /// Quality-of-service class of a pod, as its place in the tree tells it.

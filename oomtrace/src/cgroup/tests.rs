@@ -262,7 +262,8 @@ fn real_paths() {
         let sample: serde_json::Value = serde_json::from_str(line).unwrap();
         let path = sample["path"].as_str().unwrap();
         let placement = at(path);
-        let mut level = placement.level.name();
+        let name = serde_json::to_value(placement.level).unwrap();
+        let mut level = name.as_str().unwrap();
         let mut runtime = placement
             .container
             .as_ref()

@@ -17,7 +17,7 @@ pub use gfp::gfp_flag_names;
 pub use id::{event_id, oom_id};
 pub use time::{Clock, boottime_ns, rfc3339};
 
-use crate::cgroup::QosClass;
+use crate::cgroup::{Level, QosClass};
 
 /// The value of every record's `schema`.
 pub const SCHEMA: &str = "oomtrace.event/v1";
@@ -441,6 +441,8 @@ pub struct Cgroup {
     pub path: Option<String>,
     /// Whether the outermost part of `path` is missing, because the path is too long.
     pub path_cut: bool,
+    /// What kind of cgroup that is.
+    pub level: Option<Level>,
     /// kernfs id: the inode number of the cgroup's directory.
     pub id: Option<String>,
     /// 1 or 2.

@@ -706,6 +706,7 @@ fn place(cgroup: Option<&CgroupRef>) -> (Option<Cgroup>, Option<Container>, Opti
     let cgroup = Cgroup {
         path: path.as_ref().map(|path| text(&path.bytes)),
         path_cut: path.as_ref().is_some_and(|path| path.cut),
+        level: placement.as_ref().map(|placement| placement.level),
         id: Some(id.to_string()),
         version: Some(*version),
     };
