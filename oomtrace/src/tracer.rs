@@ -33,6 +33,8 @@ use crate::{
 /// How long a stopping tracer waits for the reader of its output.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a stopping tracer waits for kills under way.
+const SETTLE: Duration = Duration::from_millis(100);
 /// How long a kill's line in the kernel log is looked for without sleeping.
 const LOOK_AGAIN_NS: u64 = 300_000;
 
@@ -456,26 +458,34 @@ impl Tracer {
         if stop == Stop::OutputClosed {
             return Ok(());
         }
+        match self.say_goodbye(stop).await {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(error).context("writing to standard output"),
+            Ok(()) if self.output.is_idle() => Ok(()),
+            Ok(()) => anyhow::bail!(
+                "standard output: nobody reads it; {} bytes of records could not be written \
+                 within {} s",
+                self.output.queue().len(),
+                STOP_PATIENCE.as_secs(),
+            ),
+        }
+    }
+
+    async fn say_goodbye(&mut self, stop: Stop) -> io::Result<()> {
         let deadline = Instant::now() + STOP_PATIENCE;
+        // Kills that the kernel has counted and not marked yet: that takes microseconds.
+        let settled_by = Instant::now() + SETTLE;
         loop {
-            self.step();
-            if let Err(error) = self.output.flush_some() {
-                return closed_is_fine(error);
-            }
+            self.take_the_rest(deadline).await?;
             let counts = self.reconcile();
-            let settled = counts.is_none_or(|counts| counts.unaccounted <= 0);
-            if (settled && !self.joiner.is_waiting()) || Instant::now() >= deadline {
+            if counts.is_none_or(|counts| counts.unaccounted <= 0) || Instant::now() >= settled_by {
                 break;
             }
-            // Kills that the kernel has counted and not marked yet, or a log line on its way.
             tokio::time::sleep(Duration::from_millis(1)).await;
-            if self.settle_time_over(deadline) {
-                break;
-            }
         }
         let (seen, counts) = (self.totals.kills, self.reconcile());
         self.probe.detach();
-        self.step();
+        self.take_the_rest(deadline).await?;
         // Kills that the kernel counts from here on are nobody's; those seen on the way out count.
         let counts = counts.map(|counts| Reconciliation {
             kernel_oom_kills: counts.kernel_oom_kills + (self.totals.kills - seen),
@@ -484,27 +494,33 @@ impl Tracer {
         });
         self.status(Phase::Stop, Some(stop.reason()), counts);
         while !self.output.is_idle() {
-            let written =
-                tokio::time::timeout_at(deadline, self.output.flush_when_writable()).await;
-            match written {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return closed_is_fine(error),
-                Err(_) => anyhow::bail!(
-                    "standard output: nobody reads it; {} bytes of records could not be written \
-                     within {} s",
-                    self.output.queue().len(),
-                    STOP_PATIENCE.as_secs(),
-                ),
+            match tokio::time::timeout_at(deadline, self.output.flush_when_writable()).await {
+                Ok(written) => written?,
+                Err(_) => break,
             }
         }
         Ok(())
     }
 
-    /// Whether waiting for the kernel's counter has been long enough: kills under way take
-    /// microseconds.
-    fn settle_time_over(&self, deadline: Instant) -> bool {
-        const SETTLE: Duration = Duration::from_millis(100);
-        !self.joiner.is_waiting() && Instant::now() + STOP_PATIENCE >= deadline + SETTLE
+    /// Takes all that was sent, waits for what belongs to it, and writes it, as long as somebody
+    /// reads.
+    async fn take_the_rest(&mut self, deadline: Instant) -> io::Result<()> {
+        loop {
+            self.step();
+            self.output.flush_some()?;
+            let taken = self.output.has_room() && !self.joiner.is_waiting();
+            if taken || Instant::now() >= deadline {
+                return Ok(());
+            }
+            let moment = Instant::now() + Duration::from_millis(1);
+            if self.output.is_idle() {
+                sleep_until(moment).await;
+            } else if let Ok(written) =
+                tokio::time::timeout_at(moment, self.output.flush_when_writable()).await
+            {
+                written?;
+            }
+        }
     }
 }
 
@@ -514,13 +530,6 @@ fn attached_names(hooks: &[Hook]) -> Arc<[String]> {
         .filter(|hook| hook.attached)
         .map(|hook| hook.name.clone())
         .collect()
-}
-
-fn closed_is_fine(error: io::Error) -> Result<()> {
-    if error.kind() == io::ErrorKind::BrokenPipe {
-        return Ok(());
-    }
-    Err(error).context("writing to standard output")
 }
 
 fn open_log(hooks: HookSet) -> (Option<Log>, Hook) {
