@@ -5,6 +5,7 @@ use std::fs;
 
 use rustix::{
     mm::{MlockAllFlags, mlockall},
+    process::setpriority_process,
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
@@ -24,17 +25,14 @@ pub fn set_oom_score_adj(wanted: Option<i32>) -> Option<i32> {
     fs::read_to_string(OOM_SCORE_ADJ).ok()?.trim().parse().ok()
 }
 
-/// Asks to run as soon as there is something to do, also when the processors are busy: real-time
-/// scheduling at the lowest priority, for this process and not for what it starts. Takes
+/// Asks to run before others when the processors are busy, by the highest niceness. Takes
 /// `CAP_SYS_NICE`.
+///
+/// Not real-time scheduling: it would wake the tracer on the processor that kills, where the kernel
+/// does not let go of it before the victim has exited, while another one is idle.
 pub fn run_early() {
-    let lowest = libc::sched_param { sched_priority: 1 };
-    // SAFETY: the parameter is a whole `sched_param`.
-    let set =
-        unsafe { libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &lowest) };
-    if set != 0 {
-        let error = std::io::Error::last_os_error();
-        tracing::debug!(%error, "no real-time scheduling; records may come late on a busy machine");
+    if let Err(error) = setpriority_process(None, -20) {
+        tracing::debug!(%error, "no higher priority; records may come late on a busy machine");
     }
 }
 

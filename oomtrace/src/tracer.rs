@@ -59,8 +59,6 @@ pub struct Options {
     pub ring_bytes: u32,
     /// The tracer's own `oom_score_adj`.
     pub oom_score_adj: Option<i32>,
-    /// Whether to ask for real-time scheduling.
-    pub realtime: bool,
     /// Whether the programs log.
     pub ebpf_log: bool,
     /// The kernel's BTF, where it is not in its usual place.
@@ -137,9 +135,7 @@ impl Tracer {
         hooks.push(vmstat_hook(oom_kills_before.is_some()));
 
         let oom_score_adj = process::set_oom_score_adj(options.oom_score_adj);
-        if options.realtime {
-            process::run_early();
-        }
+        process::run_early();
         // Opens what is read after each kill, before memory is short.
         let _ = host::after();
         process::release_memory();

@@ -64,10 +64,6 @@ pub(super) struct Args {
           value_parser = clap::value_parser!(i32).range(-1000..=1000))]
     oom_score_adj: i32,
 
-    /// Do not ask for real-time scheduling, which lets the tracer run at once on a busy machine
-    #[arg(long)]
-    no_realtime: bool,
-
     /// Size of the ring buffer between kernel and tracer, in KiB; a power of two
     #[arg(long, value_name = "KIB", default_value_t = 512, value_parser = ring_kib)]
     ring_buffer: u32,
@@ -130,7 +126,6 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         candidates: args.candidates,
         ring_bytes: args.ring_buffer * 1024,
         oom_score_adj: Some(args.oom_score_adj),
-        realtime: !args.no_realtime,
         ebpf_log: args.verbose > 1,
         btf: args.btf,
     };
