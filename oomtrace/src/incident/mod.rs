@@ -69,7 +69,7 @@ pub struct Scored {
 #[derive(Debug)]
 pub struct Kill {
     /// The victim's record.
-    pub victim: Box<Victim>,
+    pub victim: Rc<Victim>,
     /// The decision.
     pub decision: Option<Rc<Decision>>,
     /// Its candidates.
@@ -144,7 +144,7 @@ struct OpenDecision {
 /// What a victim has in common with those that share its memory.
 #[derive(Debug)]
 struct Sharing {
-    victim: Victim,
+    victim: Rc<Victim>,
     decision: Option<Rc<Decision>>,
     began_ns: u64,
     index: u32,
@@ -281,7 +281,7 @@ impl Joiner {
                 });
             }
             Record::DecisionEnd { decision_ns } => self.decision_end(decision_ns),
-            Record::Victim(victim) => self.victim(victim, now_ns),
+            Record::Victim(victim) => self.victim(Rc::from(victim), now_ns),
             Record::Exit { time_ns, pid } => self.exit(pid, time_ns),
             Record::Reap { tid, step } => {
                 if let Some(followed) = self.followed.values_mut().find(|dying| dying.tid == tid) {
@@ -402,8 +402,7 @@ impl Joiner {
         while let Some((check_ns, pid)) = self.stuck_checks.front().copied() {
             let followed = self.followed.get(&pid);
             // The id may be another process's by now.
-            let followed =
-                followed.filter(|followed| followed.kill_ns.saturating_add(STUCK_NS) == check_ns);
+            let followed = followed.filter(|followed| followed.stuck_ns() == check_ns);
             if followed.is_some() && check_ns > now_ns {
                 return None;
             }
@@ -415,7 +414,7 @@ impl Joiner {
         None
     }
 
-    fn victim(&mut self, victim: Box<Victim>, now_ns: u64) {
+    fn victim(&mut self, victim: Rc<Victim>, now_ns: u64) {
         let open = victim.decision_ns.and_then(|began| {
             self.decisions
                 .iter_mut()
@@ -460,7 +459,7 @@ impl Joiner {
             },
         };
         self.last_victim = Some(Sharing {
-            victim: (*pending.kill.victim).clone(),
+            victim: Rc::clone(&pending.kill.victim),
             decision: pending.kill.decision.clone(),
             began_ns: pending.kill.began_ns,
             index,
@@ -518,7 +517,7 @@ impl Joiner {
             _ => false,
         };
         let kill = Kill {
-            victim: Box::new(Victim {
+            victim: Rc::new(Victim {
                 time_ns,
                 task,
                 levels: if same_cgroup {
@@ -526,7 +525,7 @@ impl Joiner {
                 } else {
                     Vec::new()
                 },
-                ..shared.clone()
+                ..Victim::clone(shared)
             }),
             decision: sharing.decision.clone(),
             scored: None,
@@ -586,7 +585,7 @@ impl Joiner {
         if self.stuck_checks.len() >= 2 * MAX_FOLLOWED {
             self.stuck_checks.retain(|(check_ns, pid)| {
                 let followed = self.followed.get(pid);
-                followed.is_some_and(|dying| dying.kill_ns.saturating_add(STUCK_NS) == *check_ns)
+                followed.is_some_and(|dying| dying.stuck_ns() == *check_ns)
             });
         }
         self.stuck_checks
@@ -630,6 +629,11 @@ impl Joiner {
 }
 
 impl Followed {
+    /// When it counts as stuck.
+    const fn stuck_ns(&self) -> u64 {
+        self.kill_ns.saturating_add(STUCK_NS)
+    }
+
     fn outcome(&self, pid: u32, time_ns: u64, exited: bool) -> Outcome {
         Outcome {
             kill_ns: self.kill_ns,

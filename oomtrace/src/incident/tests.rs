@@ -514,10 +514,10 @@ fn a_cut_path_is_completed_only_when_certain() {
         "no level begins like this"
     );
     let mut ambiguous = cut_report(b"/a", 5 * 4096);
-    ambiguous.victim.levels[0].max_pages = 5;
+    Rc::make_mut(&mut ambiguous.victim).levels[0].max_pages = 5;
     assert_eq!(path(ambiguous), None, "two levels have this limit");
     let mut unseen = cut_report(b"/a", 5 * 4096);
-    unseen.victim.levels.truncate(2);
+    Rc::make_mut(&mut unseen.victim).levels.truncate(2);
     assert_eq!(path(unseen), None, "a level was not recorded");
 }
 

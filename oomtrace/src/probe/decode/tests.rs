@@ -1,6 +1,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use oomtrace_common::{DATA_BYTES, MAX_LEVELS, Memory as RawMemory, Paths, Task as RawTask};
+use oomtrace_common::{MAX_LEVELS, Memory as RawMemory, Paths, Task as RawTask};
 use proptest::prelude::*;
 
 use super::*;
@@ -251,5 +251,3 @@ proptest! {
         let _ = decode(&bytes);
     }
 }
-
-const _: () = assert!(DATA_BYTES.is_power_of_two());
