@@ -13,6 +13,6 @@ pub use layout::{ABSENT, Layout};
 pub use record::{
     CANDIDATE_SLOTS, CHECK_ARMED, CHECK_DONE, Candidate, CandidateList, Counters, CpuOffsets,
     DATA_BYTES, DATA_SLACK, DecisionEnd, DecisionRecord, Exit, Header, LEVEL_OOM_GROUP, Level,
-    MAX_CPUS, MAX_LEVELS, Memory, NAME_BYTES, Paths, PeerKill, Reap, RecordKind, SelfCheck,
-    TASK_COMM_BYTES, Task, VICTIM_HAS_MM, VICTIM_LIVE_KILL, VictimRecord,
+    MAX_CPUS, MAX_LEVELS, Memory, NAME_BYTES, Paths, PeerKill, Reap, RecordKind, ReportBegin,
+    SelfCheck, TASK_COMM_BYTES, Task, VICTIM_HAS_MM, VICTIM_LIVE_KILL, VictimRecord,
 };

@@ -34,11 +34,13 @@ pub enum RecordKind {
     Reap = 6,
     /// [`PeerKill`].
     PeerKill = 7,
+    /// [`ReportBegin`].
+    ReportBegin = 8,
 }
 
 impl RecordKind {
     /// How many kinds there are, plus one: the length of a table indexed by kind.
-    pub const COUNT: usize = 8;
+    pub const COUNT: usize = 9;
 
     /// The kind with this number.
     pub const fn from_u32(kind: u32) -> Option<Self> {
@@ -50,6 +52,7 @@ impl RecordKind {
             5 => Self::Exit,
             6 => Self::Reap,
             7 => Self::PeerKill,
+            8 => Self::ReportBegin,
             _ => return None,
         })
     }
@@ -192,8 +195,8 @@ pub struct DecisionRecord {
     pub chosen_points: i64,
     /// Process id of `oc->chosen`; 0 when unknown.
     pub chosen_pid: u32,
-    /// Thread id of the task that runs the OOM killer.
-    pub trigger_tid: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// Pages charged to the memory cgroup.
     pub usage_pages: u64,
     /// Its limit, in pages.
@@ -234,12 +237,8 @@ pub struct Candidate {
     pub memory: Memory,
     /// Process id.
     pub pid: u32,
-    /// Real user id.
-    pub uid: u32,
     /// `signal->oom_score_adj`.
     pub oom_score_adj: i32,
-    /// Explicit padding.
-    pub pad: u32,
     /// Name, NUL-terminated.
     pub comm: [u8; TASK_COMM_BYTES],
 }
@@ -291,6 +290,14 @@ pub struct PeerKill {
     pub header: Header,
     /// Its target.
     pub task: Task,
+}
+
+/// The kernel begins to print its report of a decision: the mark is not far.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct ReportBegin {
+    /// Kind [`RecordKind::ReportBegin`].
+    pub header: Header,
 }
 
 /// [`SelfCheck::state`]: the next signal that a task sends itself is looked at.

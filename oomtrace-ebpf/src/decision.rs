@@ -61,12 +61,10 @@ pub fn scored(task: Address, points: i64) {
     };
     item.points = points;
     item.pid = task.read(offset!(task_tgid));
-    item.uid = kernel::uid(task);
     item.oom_score_adj = kernel::oom_score_adj(task);
     item.cgroup_id = kernel::memory_cgroup(task)
         .follow(offset!(cgroup_kn))
         .read(offset!(kernfs_id));
-    item.pad = 0;
     // The kernel scores, and names, the thread that has the address space.
     let thread = kernel::thread_with_mm(task);
     item.comm = thread.read(offset!(task_comm));
@@ -167,7 +165,7 @@ fn describe(oc: Address, message: Address, record: &mut DecisionRecord) {
     record.total_pages = oc.read(offset!(oc_totalpages));
     record.chosen_points = oc.read(offset!(oc_chosen_points));
     record.chosen_pid = oc.follow(offset!(oc_chosen)).read(offset!(task_tgid));
-    record.trigger_tid = bpf_get_current_pid_tgid() as u32;
+    record.pad = 0;
     let memcg = oc.follow(offset!(oc_memcg));
     record.has_memcg = u32::from(!memcg.is_null());
     record.usage_pages = memcg.read(offset!(memcg_memory_usage));

@@ -7,7 +7,6 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use oomtrace::{
     btf, cgroup,
@@ -168,7 +167,7 @@ fn core(criterion: &mut Criterion) {
     let decoded = || decode::decode(&record).unwrap();
     let outputs = || parse_report(&mut Parser::default(), &mut Vec::new());
     let event = join(decoded(), outputs(), &mut assembler, clock);
-    let mut out = BytesMut::new();
+    let mut out = Vec::new();
 
     criterion.bench_function("decode a victim", |bench| {
         bench.iter(|| decode::decode(black_box(&record)));

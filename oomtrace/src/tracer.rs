@@ -35,8 +35,13 @@ const STOP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a stopping tracer waits for kills under way.
 const SETTLE: Duration = Duration::from_millis(100);
-/// How long a kill's line in the kernel log is looked for without sleeping.
+/// How long the next part of a decision is looked for without sleeping.
 const LOOK_AGAIN_NS: u64 = 300_000;
+/// How long parts may come so, before the next one is slept for.
+const LOOK_AT_MOST_NS: u64 = 5_000_000;
+
+/// Most records are shorter.
+const RECORD_BYTES: usize = 16 << 10;
 
 /// What to do, validated.
 #[derive(Clone, Debug)]
@@ -104,6 +109,8 @@ pub struct Tracer {
     hooks: Arc<[Hook]>,
     limits: Limits,
     output: Stdout,
+    /// The record that was written last; kept for its room.
+    bytes: Vec<u8>,
     totals: Totals,
     seq: u64,
     dropped: u64,
@@ -136,7 +143,7 @@ impl Tracer {
 
         let oom_score_adj = process::set_oom_score_adj(options.oom_score_adj);
         process::run_early();
-        // Opens what is read after each kill, before memory is short.
+        // Opens what is read of each outcome, before memory is short.
         let _ = host::after();
         process::release_memory();
         let memory_locked = process::lock_memory();
@@ -172,6 +179,7 @@ impl Tracer {
             hooks: hooks.into(),
             limits,
             output,
+            bytes: Vec::with_capacity(RECORD_BYTES),
             totals: Totals::default(),
             seq: 0,
             dropped: 0,
@@ -255,39 +263,44 @@ impl Tracer {
     }
 
     /// Takes everything there is to take, and queues what it makes.
+    ///
+    /// The parts of a decision follow one another within microseconds, but readers of the kernel log
+    /// are woken at the next tick of the clock: looking again for a moment is quicker than sleeping.
     fn step(&mut self) {
+        let began = boottime_ns();
+        let mut until = began + LOOK_AGAIN_NS;
         loop {
-            self.read_log();
-            let mut took = false;
-            while self.output.has_room()
-                && let Some(record) = self.probe.next_record()
-            {
-                took = true;
-                match record {
-                    Ok(record) => self.joiner.record(record, boottime_ns()),
-                    Err(error) => tracing::error!(%error, "the programs sent what is no record"),
-                }
-                self.emit();
-            }
-            self.losses();
+            let took = self.take_records();
+            let lines = self.read_log();
             self.emit();
-            if !took {
+            let now = boottime_ns();
+            if lines {
+                until = (now + LOOK_AGAIN_NS).min(began + LOOK_AT_MOST_NS);
+            }
+            if !took && (!self.joiner.awaits_more() || now >= until) {
                 break;
             }
+            std::hint::spin_loop();
         }
-        self.wait_for_log();
+        self.joiner.expect_no_more();
         self.probe.flush_log();
     }
 
-    /// The line "Killed process …" follows the mark within microseconds, but its readers are woken
-    /// at the next tick of the clock: looking again for a moment is quicker than sleeping.
-    fn wait_for_log(&mut self) {
-        let until = boottime_ns() + LOOK_AGAIN_NS;
-        while self.log.is_some() && self.joiner.is_waiting() && boottime_ns() < until {
-            self.read_log();
+    /// Whether there were any.
+    fn take_records(&mut self) -> bool {
+        let mut took = false;
+        while self.output.has_room()
+            && let Some(record) = self.probe.next_record()
+        {
+            took = true;
+            match record {
+                Ok(record) => self.joiner.record(record, boottime_ns()),
+                Err(error) => tracing::error!(%error, "the programs sent what is no record"),
+            }
             self.emit();
-            std::hint::spin_loop();
         }
+        self.losses();
+        took
     }
 
     /// Takes back that candidates are seen, once a decision came without any: a compiler may put
@@ -307,8 +320,11 @@ impl Tracer {
         self.hooks = hooks.into();
     }
 
-    fn read_log(&mut self) {
-        let Some(log) = &mut self.log else { return };
+    /// Whether the kernel log has grown.
+    fn read_log(&mut self) -> bool {
+        let Some(log) = &mut self.log else {
+            return false;
+        };
         let now = boottime_ns();
         let Log {
             reader,
@@ -317,17 +333,21 @@ impl Tracer {
             scratch,
         } = log;
         let mut outputs = Vec::new();
-        let read = reader.read_available(buffer, |entry| match entry {
-            kernel_log::Entry::Record(record) => {
-                if let Some(line) = record.kernel_line(scratch) {
-                    parser.feed(&line, &mut |output| outputs.push(output));
+        let mut grown = false;
+        let read = reader.read_available(buffer, |entry| {
+            grown = true;
+            match entry {
+                kernel_log::Entry::Record(record) => {
+                    if let Some(line) = record.kernel_line(scratch) {
+                        parser.feed(&line, &mut |output| outputs.push(output));
+                    }
                 }
-            }
-            kernel_log::Entry::Gap { missing } => {
-                parser.gap(missing, &mut |output| outputs.push(output));
-            }
-            kernel_log::Entry::Invalid(error) => {
-                tracing::debug!(%error, "/dev/kmsg");
+                kernel_log::Entry::Gap { missing } => {
+                    parser.gap(missing, &mut |output| outputs.push(output));
+                }
+                kernel_log::Entry::Invalid(error) => {
+                    tracing::debug!(%error, "/dev/kmsg");
+                }
             }
         });
         for output in outputs {
@@ -340,6 +360,7 @@ impl Tracer {
             tracing::warn!(%error, "reading /dev/kmsg failed; going on without the kernel log");
             self.log = None;
         }
+        grown
     }
 
     fn emit(&mut self) {
@@ -354,12 +375,11 @@ impl Tracer {
                         (true, _) => &mut self.totals.kills,
                     };
                     *counter += 1;
-                    let event = self.assembler.kill(kill, clock, host::memory_sizes());
-                    Assembler::with_after(event, host::after())
+                    self.assembler.kill(kill, clock, host::memory_sizes())
                 }
                 Incident::Outcome(outcome) => {
                     self.totals.outcomes += 1;
-                    self.assembler.outcome(outcome, clock)
+                    self.assembler.outcome(outcome, clock, host::after())
                 }
             };
             self.write(event);
@@ -369,9 +389,11 @@ impl Tracer {
     fn write(&mut self, mut event: Event) {
         event.head_mut().seq = self.seq;
         self.seq += 1;
+        self.bytes.clear();
         self.options
             .format
-            .write(&event, self.options.color, self.output.queue());
+            .write(&event, self.options.color, &mut self.bytes);
+        self.output.push(&self.bytes);
     }
 
     fn head(&self, name: &str) -> Head {
@@ -461,7 +483,7 @@ impl Tracer {
             Ok(()) => anyhow::bail!(
                 "standard output: nobody reads it; {} bytes of records could not be written \
                  within {} s",
-                self.output.queue().len(),
+                self.output.waiting(),
                 STOP_PATIENCE.as_secs(),
             ),
         }

@@ -746,5 +746,15 @@ pub fn outcome(kill: &Value, outcome: &Value) -> Result<()> {
     all.hold(outcome["seq"].as_u64() > kill["seq"].as_u64(), || {
         "it came before".to_owned()
     });
+    let after = &outcome["after"];
+    all.hold(at(after) >= at(outcome), || {
+        format!("the memory afterwards is of {:?}", at(after))
+    });
+    let total = outcome["node"]["memory_bytes"].as_u64();
+    for free in [&after["mem_free_bytes"], &after["mem_available_bytes"]] {
+        all.hold(free.as_u64().is_some() && free.as_u64() < total, || {
+            format!("{free} bytes are free")
+        });
+    }
     differences.none(outcome)
 }

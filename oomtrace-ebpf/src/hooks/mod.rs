@@ -1,5 +1,6 @@
 //! One file per hook; each names the kernel function or tracepoint and its prototype.
 
+mod console;
 mod mark_victim;
 mod oom_badness;
 mod oom_kill_process;

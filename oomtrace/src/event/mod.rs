@@ -135,12 +135,9 @@ pub struct OomKill {
     pub verdict: Option<Verdict>,
     /// Where facts beyond the kernel's came from.
     pub enrichment: Option<Enrichment>,
-    /// The machine's memory after the kill: not what the decision saw.
-    pub after: Option<After>,
 }
 
-/// What user space read of the machine's memory right after it learnt of the kill. By then the
-/// victim's memory may be free already.
+/// What user space read of the machine's memory when it learnt what became of the victim.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct After {
     /// When it was read, on the kernel's `CLOCK_BOOTTIME`, in nanoseconds since boot.
@@ -605,6 +602,8 @@ pub struct OomOutcome {
     pub reaped: bool,
     /// Whether the OOM reaper found that it had nothing left to free.
     pub reap_skipped: bool,
+    /// The machine's memory afterwards: not what the decision saw.
+    pub after: Option<After>,
 }
 
 /// What became of a victim.

@@ -3,8 +3,6 @@
 mod json;
 mod pretty;
 
-use bytes::BytesMut;
-
 pub use json::json;
 pub use pretty::pretty;
 
@@ -21,7 +19,7 @@ pub enum Format {
 
 impl Format {
     /// Appends the event to `out`.
-    pub fn write(self, event: &Event, color: bool, out: &mut BytesMut) {
+    pub fn write(self, event: &Event, color: bool, out: &mut Vec<u8>) {
         match self {
             Self::Json => json(event, out),
             Self::Pretty => pretty(event, color, out),

@@ -6,7 +6,6 @@
 use std::fmt::{self, Display, Write};
 
 use anstyle::{AnsiColor, Style};
-use bytes::{BufMut, BytesMut};
 
 use crate::event::{
     Candidates, Constraint, Container, Event, Loss, LossPlace, Memcg, Oom, OomKill, OomOutcome,
@@ -19,7 +18,7 @@ const DIM: Style = Style::new().dimmed();
 const BOLD: Style = Style::new().bold();
 
 /// Appends what a person wants to see of the event to `out`: nothing for a heartbeat.
-pub fn pretty(event: &Event, color: bool, out: &mut BytesMut) {
+pub fn pretty(event: &Event, color: bool, out: &mut Vec<u8>) {
     let page = Page { color };
     let text = match event {
         Event::OomKill(kill) => page.kill(kill),
@@ -28,7 +27,7 @@ pub fn pretty(event: &Event, color: bool, out: &mut BytesMut) {
         Event::Loss(loss) => page.loss(loss),
         Event::Status(status) => page.status(status),
     };
-    out.put_slice(text.as_bytes());
+    out.extend_from_slice(text.as_bytes());
 }
 
 #[derive(Clone, Copy)]

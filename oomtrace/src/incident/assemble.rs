@@ -70,8 +70,8 @@ impl Assembler {
         event_id(self.boot_id(), time_ns, pid, start_ns.unwrap_or(0))
     }
 
-    /// What became of a victim.
-    pub fn outcome(&self, outcome: &Outcome, clock: Clock) -> Event {
+    /// What became of a victim, with the machine's memory as it is now.
+    pub fn outcome(&self, outcome: &Outcome, clock: Clock, after: Option<After>) -> Event {
         let kill_id = self.kill_id(outcome.kill_ns, outcome.pid, outcome.start_ns);
         let (name, state) = if outcome.exited {
             ("outcome", VictimState::Exited)
@@ -92,6 +92,7 @@ impl Assembler {
                 .then(|| outcome.time_ns.saturating_sub(outcome.kill_ns)),
             reaped: outcome.reaped,
             reap_skipped: outcome.reap_skipped,
+            after,
         }))
     }
 
@@ -135,21 +136,12 @@ impl Assembler {
             candidates: ranking.map(|ranking| ranking.listed(self.max_candidates)),
             verdict,
             enrichment: None,
-            after: None,
         });
         if kill.victim.killed {
             Event::OomKill(event)
         } else {
             Event::OomMark(event)
         }
-    }
-
-    /// The event, with what was read of the machine's memory after the kill.
-    pub fn with_after(mut event: Event, after: Option<After>) -> Event {
-        if let Event::OomKill(kill) | Event::OomMark(kill) = &mut event {
-            kill.after = after;
-        }
-        event
     }
 
     fn oom(&self, kill: &Kill, node_bytes: u64, node_swap_bytes: u64) -> Oom {

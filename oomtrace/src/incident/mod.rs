@@ -205,6 +205,8 @@ pub struct Joiner {
     outcomes: VecDeque<Outcome>,
     /// A decision came without the candidates it compared.
     unscored: bool,
+    /// A decision is under way, and its first mark has not come.
+    deciding: bool,
     /// Reports read from the log.
     reports: u64,
     /// Victims whose outcome will not be told, because too many are dying.
@@ -228,6 +230,7 @@ impl Joiner {
             stuck_checks: VecDeque::new(),
             outcomes: VecDeque::new(),
             unscored: false,
+            deciding: false,
             reports: 0,
             unfollowed: 0,
         }
@@ -262,7 +265,9 @@ impl Joiner {
                 items.sort_by_key(|item| std::cmp::Reverse(item.points));
                 self.scored = Some((decision_ns, Rc::new(Scored { total, items })));
             }
+            Record::ReportBegin => self.deciding = true,
             Record::Decision(decision) => {
+                self.deciding = true;
                 let scored = self
                     .scored
                     .take()
@@ -281,7 +286,10 @@ impl Joiner {
                 });
             }
             Record::DecisionEnd { decision_ns } => self.decision_end(decision_ns),
-            Record::Victim(victim) => self.victim(Rc::from(victim), now_ns),
+            Record::Victim(victim) => {
+                self.deciding = false;
+                self.victim(Rc::from(victim), now_ns);
+            }
             Record::Exit { time_ns, pid } => self.exit(pid, time_ns),
             Record::Reap { tid, step } => {
                 if let Some(followed) = self.followed.values_mut().find(|dying| dying.tid == tid) {
@@ -395,6 +403,16 @@ impl Joiner {
     /// Whether kills are held back that will go out by themselves.
     pub fn is_waiting(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Whether more is to come within microseconds: a decision is under way, or kills are held back.
+    pub fn awaits_more(&self) -> bool {
+        self.deciding || self.is_waiting()
+    }
+
+    /// What was awaited has not come.
+    pub const fn expect_no_more(&mut self) {
+        self.deciding = false;
     }
 
     /// A victim that has not exited for too long.

@@ -287,6 +287,30 @@ fn marks_do_not_wait() {
     assert!(matches!(event, Event::OomMark(_)));
 }
 
+/// Once a decision or its report has begun more is awaited, until the kill is out or nobody expects
+/// it any more.
+#[test]
+fn more_is_awaited() {
+    let sources = Sources {
+        log: true,
+        decision_end: false,
+        exits: true,
+    };
+    let mut joiner = Joiner::new(sources);
+    assert!(!joiner.awaits_more());
+    for begin in [Record::ReportBegin, decision(900, 42)] {
+        joiner.record(begin, 0);
+        assert!(joiner.awaits_more());
+        joiner.expect_no_more();
+        assert!(!joiner.awaits_more());
+    }
+    joiner.record(Record::ReportBegin, 0);
+    joiner.record(Record::Victim(Box::new(victim(42))), 0);
+    assert!(joiner.awaits_more(), "for its line in the log");
+    assert!(next_kill(&mut joiner, LOG_PATIENCE_NS).is_some());
+    assert!(!joiner.awaits_more());
+}
+
 /// All victims of a group share the decision, and know their place and how many they are; a process
 /// that shares a victim's memory is reported beside it.
 #[test]
@@ -397,7 +421,7 @@ fn outcomes_follow_their_kill() {
         panic!("no outcome")
     };
     assert!(outcome.reaped && !outcome.reap_skipped);
-    let Event::OomOutcome(event) = assembler().outcome(&outcome, Clock::now()) else {
+    let Event::OomOutcome(event) = assembler().outcome(&outcome, Clock::now(), None) else {
         panic!("not an outcome")
     };
     assert_eq!(event.exit_latency_ns, Some(4_000));

@@ -149,6 +149,13 @@ const SIGNAL: Rung = Rung::new(
     "signal_generate",
     "whether it was a kill or only a mark",
 );
+/// Where the decision is hooked, that tells as much, and sooner.
+const REPORT: Rung = Rung::new(
+    Attach::RawTracePoint,
+    "console",
+    "console",
+    "that the kernel begins to print its report, so that it is read meanwhile",
+);
 /// Not a rung but its ground: learns where processors keep their parts of counters.
 const CPU_OFFSETS: Rung = Rung::new(
     Attach::RawTracePoint,
@@ -258,7 +265,14 @@ impl Rungs<'_> {
             .map_err(|error| refused("the hook mark_victim", &error, self.host))?;
 
         self.optional(&OUTCOME, "outcome", None);
-        self.decision();
+        if self.decision() {
+            self.skip(
+                [REPORT].iter(),
+                "the decision itself is hooked, which tells as much",
+            );
+        } else {
+            self.optional(&[REPORT], "kmsg", None);
+        }
 
         for rung in [&SIGNAL, &VICTIM] {
             if rung.program != VICTIM.program {
@@ -292,13 +306,13 @@ impl Rungs<'_> {
         self.unload(&CPU_OFFSETS);
     }
 
-    /// Rungs 2 to 4: by fentry, else by kprobe.
-    fn decision(&mut self) {
+    /// Rungs 2 to 4: by fentry, else by kprobe. Whether the decision is hooked.
+    fn decision(&mut self) -> bool {
         if self.functions.oom_kill_process.is_none() {
             let reason = "this kernel has no function oom_kill_process(struct oom_control *, \
                           const char *) that can be hooked";
             self.skip(FENTRY_DECISION.iter().chain(&FENTRY_CANDIDATES), reason);
-            return;
+            return false;
         }
         let btf = match self.tracing_programs() {
             Ok(()) => Some(function_ids(self.functions)),
@@ -314,7 +328,9 @@ impl Rungs<'_> {
         } else {
             let reason = "the decision itself cannot be hooked";
             self.skip(FENTRY_CANDIDATES.iter().take(1), reason);
+            return false;
         }
+        true
     }
 
     /// Whether tracing programs may be had at all: told by one with a wrong function, which the

@@ -71,12 +71,17 @@ impl Stdout {
         })
     }
 
-    /// Where to append what is to be written.
-    pub const fn queue(&mut self) -> &mut BytesMut {
-        &mut self.queue
+    /// Queues bytes to be written.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.queue.extend_from_slice(bytes);
     }
 
-    /// Whether anything waits to be written.
+    /// How many bytes wait to be written.
+    pub fn waiting(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nothing waits to be written.
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
@@ -159,7 +164,7 @@ mod tests {
         runtime().block_on(async {
             let mut output = Stdout::over(File::from(OwnedFd::from(writer))).unwrap();
             let much = vec![b'x'; QUEUE_BYTES];
-            output.queue().extend_from_slice(&much);
+            output.push(&much);
             output.flush_some().unwrap();
             assert!(!output.is_idle(), "the pipe holds it all");
             let thread = std::thread::spawn(move || {
@@ -175,7 +180,7 @@ mod tests {
                         .unwrap()
                         .unwrap();
                 }
-                output.queue().extend_from_slice(b"later");
+                output.push(b"later");
             }
             output.flush_some().unwrap();
             drop(output);
@@ -190,7 +195,7 @@ mod tests {
         runtime().block_on(async {
             let mut output = Stdout::over(File::from(OwnedFd::from(writer))).unwrap();
             drop(reader);
-            output.queue().extend_from_slice(b"x");
+            output.push(b"x");
             let error = output.flush_some().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         });

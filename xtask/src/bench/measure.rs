@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
 use rustix::{
     fs::{Advice, fadvise},
     process::{Resource, getrlimit},
@@ -156,25 +157,42 @@ impl From<Values> for Measure {
     }
 }
 
-/// Measures everything.
-pub fn all(plan: &Plan, tools: &[Tool]) -> Result<Vec<Measure>> {
-    let say = |what: &str| eprintln!("bench: {what}");
+/// A part of the bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// From the start to the last hook.
+    Start,
+    /// From the kill to the pipe, a few kills with a report among many without; memory.
+    Latency,
+    /// The same where each kill has a report.
+    Report,
+    /// What nothing costs.
+    Idle,
+    /// Many kills at once.
+    Storm,
+    /// The program's file.
+    Size,
+}
+
+/// Measures everything, or one part.
+pub fn all(plan: &Plan, only: Option<Part>, tools: &[Tool]) -> Result<Vec<Measure>> {
     let cgroup = Cgroup::new()?;
     let mut measures = Vec::new();
-    say("start");
-    measures.extend(starts(plan.starts, tools).context("start")?);
-    say("latency");
-    measures.extend(latencies(&plan.brisk, &BRISK, &cgroup, tools).context("latency")?);
-    say("latency with the kernel's report");
-    measures.extend(
-        latencies(&plan.reported, &REPORTED, &cgroup, tools)
-            .context("latency with the kernel's report")?,
-    );
-    say("idle");
-    measures.extend(idle(plan.idle, tools).context("idle")?);
-    say("storm");
-    measures.extend(storms(plan, &cgroup, tools).context("storm")?);
-    measures.extend(sizes(tools.len()).context("sizes")?);
+    for part in Part::value_variants() {
+        if only.is_some_and(|only| only != *part) {
+            continue;
+        }
+        eprintln!("bench: {part:?}");
+        let values = match part {
+            Part::Start => starts(plan.starts, tools),
+            Part::Latency => latencies(&plan.brisk, &BRISK, &cgroup, tools),
+            Part::Report => latencies(&plan.reported, &REPORTED, &cgroup, tools),
+            Part::Idle => idle(plan.idle, tools),
+            Part::Storm => storms(plan, &cgroup, tools),
+            Part::Size => sizes(tools.len()),
+        };
+        measures.extend(values.with_context(|| format!("{part:?}"))?);
+    }
     Ok(measures.into_iter().map(Measure::from).collect())
 }
 

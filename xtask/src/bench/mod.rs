@@ -29,12 +29,16 @@ pub struct Args {
     #[arg(long)]
     quick: bool,
 
+    /// Measure only this
+    #[arg(long, value_name = "WHAT")]
+    only: Option<measure::Part>,
+
     /// Write all results to this file, too
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
     /// Put the table into docs/performance.md
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     markdown: bool,
 
     /// Be a victim
@@ -62,7 +66,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     let report = Report {
         facts,
-        measures: measure::all(&plan, &tools.present)?,
+        measures: measure::all(&plan, args.only, &tools.present)?,
         tools: tools.present,
         absent: tools.absent,
     };

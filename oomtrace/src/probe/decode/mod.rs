@@ -218,6 +218,8 @@ pub enum Record {
         /// Its target.
         task: Task,
     },
+    /// The kernel begins to print its report of a decision.
+    ReportBegin,
 }
 
 /// What the OOM reaper did.
@@ -286,6 +288,7 @@ pub fn decode(bytes: &[u8]) -> Result<Record, DecodeError> {
                 task: task(&target, None),
             }
         }
+        RecordKind::ReportBegin => Record::ReportBegin,
     })
 }
 
@@ -373,7 +376,7 @@ fn decision(bytes: &[u8]) -> Result<Decision, DecodeError> {
         total_pages,
         chosen_points,
         chosen_pid,
-        trigger_tid: _,
+        pad: _,
         usage_pages,
         max_pages,
         swap_usage_pages,
@@ -430,9 +433,7 @@ fn candidates(bytes: &[u8]) -> Result<Record, DecodeError> {
                 cgroup_id,
                 memory: held,
                 pid,
-                uid: _,
                 oom_score_adj,
-                pad: _,
                 comm,
             } = read(item)?;
             Ok(ScoredTask {
