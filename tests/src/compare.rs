@@ -241,13 +241,23 @@ fn text(bytes: &[u8]) -> String {
 ///
 /// From 6.2 on every processor keeps some pages of a counter to itself (`percpu_counter_batch` in
 /// lib/percpu_counter.c). oomtrace adds them; the kernel's report does so since 7.1, where the two
-/// must agree again. Before 6.2 every thread keeps some (`TASK_RSS_EVENTS_THRESH` in mm/memory.c),
-/// and adds them when it exits, which may be between the report and the mark.
+/// must agree again. Before 6.2 every thread keeps some, and adds them when it exits, which may be
+/// between the report and the mark.
 fn reports_error() -> u64 {
     match kernel_version() {
-        version if version < (6, 2) => 64 * page(),
+        version if version < (6, 2) => threads_share(),
         version if version < (7, 1) => processors_share(),
         _ => 0,
+    }
+}
+
+/// What a thread may keep to itself of one counter, in bytes, where nobody can add it
+/// (`TASK_RSS_EVENTS_THRESH` in mm/memory.c, before 6.2).
+pub fn threads_share() -> u64 {
+    if kernel_version() < (6, 2) {
+        64 * page()
+    } else {
+        0
     }
 }
 

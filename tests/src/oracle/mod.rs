@@ -145,5 +145,10 @@ mod tests {
         );
         assert_eq!(message(b"4,1,2,-,caller=T1;x;y\n"), Some(b"x;y".to_vec()));
         assert_eq!(message(b"12,1,2,-;Killed process 1\n"), None);
+        // The statistics of a memory cgroup on 5.10, all in one record.
+        assert_eq!(
+            message(b"6,381,3153319,-;anon 25006080\\x0afile 0\\x0akernel_stack 0\n"),
+            Some(b"anon 25006080\nfile 0\nkernel_stack 0".to_vec())
+        );
     }
 }

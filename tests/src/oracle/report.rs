@@ -221,22 +221,21 @@ impl Open {
                 .and_then(|(_, rest)| rest.split(' ').next()?.parse().ok());
         } else if text.starts_with("Memory cgroup stats for ") {
             self.in_stat = true;
-            // Before 6.4 the statistics are one message of many lines, cut where it is too long.
-            let mut lines: Vec<_> = text.split('\n').skip(1).collect();
-            lines.pop();
+        } else if let Some((name, usage)) = text.split_once(": usage ") {
+            let counter = counter(usage).with_context(|| format!("the line {text:?}"))?;
+            self.report.memcg.counters.insert(name.to_owned(), counter);
+        } else if self.in_stat {
+            let mut lines: Vec<&str> = text.split('\n').collect();
+            // Before 6.4 the statistics are one message of many lines, which printk cuts at its
+            // limit: the last one may be half a number.
+            if lines.len() > 1 {
+                lines.pop();
+            }
             for (name, value) in lines.iter().filter_map(|line| line.split_once(' ')) {
                 if let Ok(value) = value.parse() {
                     self.report.memcg.stat.insert(name.to_owned(), value);
                 }
             }
-        } else if let Some((name, usage)) = text.split_once(": usage ") {
-            let counter = counter(usage).with_context(|| format!("the line {text:?}"))?;
-            self.report.memcg.counters.insert(name.to_owned(), counter);
-        } else if self.in_stat
-            && let Some((name, value)) = text.split_once(' ')
-            && let Ok(value) = value.parse()
-        {
-            self.report.memcg.stat.insert(name.to_owned(), value);
         }
         Ok(())
     }
@@ -417,6 +416,21 @@ Tasks state (memory values in pages):
 oom-kill:constraint=CONSTRAINT_MEMCG,nodemask=(null),cpuset=/,mems_allowed=0,oom_memcg=/x,task_memcg=/x/y,task=,pid=1,uid=9,pid=2137,uid=7
 Memory cgroup out of memory: Killed process 2137 (,pid=1,uid=9) total-vm:43292kB, anon-rss:32512kB, file-rss:6620kB, shmem-rss:4kB, UID:7 pgtables:116kB oom_score_adj:-100
 Memory cgroup out of memory: Killed process 9 (z) total-vm:1kB, anon-rss:2kB, file-rss:3kB, shmem-rss:4kB, UID:5 pgtables:6kB oom_score_adj:7";
+
+    /// Before 6.4 the statistics are one record of many lines. Its last line is not believed.
+    #[test]
+    fn reads_statistics_in_one_record() -> Result<()> {
+        let stat = b"anon 25006080\nfile 0\nkernel_stack 16384\nshmem 12".to_vec();
+        let mut lines: Vec<Vec<u8>> = LOG.lines().map(|line| line.as_bytes().to_vec()).collect();
+        let at = lines.iter().position(|line| line == b"total_rss 33394688");
+        lines[at.context("the statistics")?] = stat;
+        let report = accounts(&lines)?.remove(0).report.context("a report")?;
+        let stat: Vec<_> = report.memcg.stat.into_iter().collect();
+        let expected = [("anon", 25_006_080), ("file", 0), ("kernel_stack", 16_384)];
+        assert_eq!(stat, expected.map(|(name, value)| (name.to_owned(), value)));
+        assert_eq!(report.rows.len(), 1);
+        Ok(())
+    }
 
     /// Every number of a report is found, and a kill without a report has none.
     #[test]
