@@ -270,10 +270,12 @@ impl Tracer {
         let began = boottime_ns();
         let mut until = began + LOOK_AGAIN_NS;
         loop {
+            // What was there by now is read before anything is given up as late, however long this
+            // process was kept from running meanwhile.
+            let now = boottime_ns();
             let took = self.take_records();
             let lines = self.read_log();
-            self.emit();
-            let now = boottime_ns();
+            self.emit(now);
             if lines {
                 until = (now + LOOK_AGAIN_NS).min(began + LOOK_AT_MOST_NS);
             }
@@ -297,7 +299,8 @@ impl Tracer {
                 Ok(record) => self.joiner.record(record, boottime_ns()),
                 Err(error) => tracing::error!(%error, "the programs sent what is no record"),
             }
-            self.emit();
+            // What is complete; what others wait for may be the next record.
+            self.emit(0);
         }
         self.losses();
         took
@@ -363,9 +366,10 @@ impl Tracer {
         grown
     }
 
-    fn emit(&mut self) {
+    /// Queues what is complete, and what has waited long enough by `now_ns`.
+    fn emit(&mut self, now_ns: u64) {
         self.hooks_that_never_fire();
-        while let Some(incident) = self.joiner.next(boottime_ns()) {
+        while let Some(incident) = self.joiner.next(now_ns) {
             let clock = Clock::now();
             let event = match &incident {
                 Incident::Kill(kill) => {
