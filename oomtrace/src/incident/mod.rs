@@ -27,8 +27,10 @@ use crate::{
     probe::decode::{Decision, ReapStep, Record, ScoredTask, Task, Victim},
 };
 
-/// How long a kill waits for its line in the kernel log.
-pub const LOG_PATIENCE_NS: u64 = 1_000_000;
+/// How long a kill waits for its line in the kernel log. The line follows within microseconds,
+/// unless the killer is kept from running just then: by the hypervisor, or on a kernel that is
+/// preempted anywhere by the tracer itself.
+pub const LOG_PATIENCE_NS: u64 = 20_000_000;
 /// How long the first of a group waits to learn how many it is of.
 pub const GROUP_PATIENCE_NS: u64 = 50_000_000;
 /// After this long a victim that has not exited is reported as stuck.
