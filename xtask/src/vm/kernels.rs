@@ -52,6 +52,13 @@ pub const KERNELS: &[Kernel] = &[
         ..DEFAULT
     },
     Kernel {
+        name: "6.12-rt",
+        // PREEMPT_RT: everything is preempted, the kernel log is written by threads of its own.
+        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-rt-amd64$",
+        suites: &["bookworm", "bookworm-security"],
+        ..DEFAULT
+    },
+    Kernel {
         name: "7.3",
         packages: "^linux-binary-7\\.3\\.[0-9]+\\+deb13-cloud-amd64$",
         suites: &["trixie-backports"],

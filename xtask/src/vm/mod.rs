@@ -16,7 +16,7 @@ use crate::sh;
 /// `--help` tells.
 #[derive(Clone, Default, clap::Args)]
 pub struct Args {
-    /// 5.10, 6.1, 6.12, 7.3, all, or a bootable kernel of your own; may be repeated
+    /// 5.10, 6.1, 6.12, 6.12-rt, 7.3, all, or a bootable kernel of your own; may be repeated
     #[arg(long, value_name = "KERNEL", default_value = "6.12")]
     kernel: Vec<String>,
     /// Only these scenarios
