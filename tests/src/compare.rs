@@ -558,11 +558,12 @@ fn oom(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report)
         .get("memory")
         .context("the report has no memory counter")?;
     all.expect("the report's limit", &json!(memory.limit_bytes), *bytes);
+    let usage_error = if hooked { charges_in_flight() } else { 0 };
     all.near(
         "oom.memcg.usage_bytes",
         &memcg["usage_bytes"],
         memory.usage_bytes,
-        if hooked { charges_in_flight() } else { 0 },
+        usage_error,
     );
     all.expect(
         "oom.memcg.limit_bytes",
@@ -571,9 +572,12 @@ fn oom(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report)
     );
     for (ours, kernels) in [("swap", "swap"), ("memsw", "memory+swap")] {
         let counter = lines.counters.get(kernels);
-        let usage = counter.map(|counter| counter.usage_bytes);
         let limit = counter.and_then(|counter| counter.limit_bytes);
-        all.expect(kernels, &memcg[format!("{ours}_usage_bytes")], usage);
+        let usage = &memcg[format!("{ours}_usage_bytes")];
+        match counter {
+            Some(counter) => all.near(kernels, usage, counter.usage_bytes, usage_error),
+            None => all.expect(kernels, usage, Value::Null),
+        }
         all.expect(kernels, &memcg[format!("{ours}_limit_bytes")], limit);
     }
     // v2 names what it counts below a cgroup as v1 names what it counts in it alone.

@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use oomtrace_tests::{Env, scenarios};
+use oomtrace_tests::{
+    Env,
+    scenarios::{self, Needs},
+};
 use rustix::fs::{FlockOperation, flock};
 
 /// One test a scenario.
@@ -84,6 +87,10 @@ fn run(name: &str) -> Result<()> {
         .into_iter()
         .find(|scenario| scenario.name == name)
         .with_context(|| format!("no scenario {name}"))?;
+    if scenario.needs == Needs::ToBeAskedFor && !env::args().any(|argument| argument == name) {
+        println!("{name}: skipped: it takes long, and is not asked for by name");
+        return Ok(());
+    }
     let env = environment()?;
     let lock = fs::OpenOptions::new()
         .create(true)

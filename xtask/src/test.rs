@@ -26,8 +26,8 @@ pub fn run(args: &Args) -> Result<()> {
     let (mut passed, mut failed) = cargo_test()?;
     if !args.fast {
         let tally = vm::boot_all(&vm::Args::on(VM_KERNEL))?;
-        passed += u64::from(tally.passed);
-        failed += u64::from(tally.failed);
+        passed += tally.passed as u64;
+        failed += tally.failed as u64;
     }
     println!("\n{passed} passed, {failed} failed");
     ensure!(failed == 0, "{failed} failed");

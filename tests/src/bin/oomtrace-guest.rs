@@ -1,10 +1,11 @@
 //! Runs scenarios inside a virtual machine, as `/init` or from a shell.
 //!
-//! `oomtrace-guest [SCENARIO…]` prints one line a scenario, `SCENARIO name ok|skip|FAIL[: why]`,
-//! and at last `GUEST DONE passed=N failed=N skipped=N`. As the first process of a machine it
-//! mounts what it needs, takes its arguments from the kernel's command line, and powers off:
+//! `oomtrace-guest [SCENARIO…]` prints what the machine is, `MACHINE {"release":…,"hooks":[…]}`, one
+//! line a scenario, `SCENARIO name ok|skip|FAIL[: why]`, and at last `GUEST DONE passed=N failed=N
+//! skipped=N`. As the first process of a machine it mounts what it needs, takes its arguments from
+//! the kernel's command line, and powers off:
 //!
-//! - `oomtrace.scenarios=a,b`: only these
+//! - `oomtrace.scenarios=a,b`: only these; `all`: also those that take long
 //! - `oomtrace.hooks=LIST`: `--hooks` of the tracer
 //! - `oomtrace.cgroup=v1`: the memory controller in a cgroup v1 hierarchy
 
@@ -19,13 +20,19 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use oomtrace_tests::{
-    Env, read,
-    scenarios::{self, Outcome, Scenario},
+    Env,
+    cgroup::Cgroup,
+    read,
+    scenarios::{self, Needs, Outcome, Scenario},
+    tracer::Tracer,
+    victim::{Look, Victim},
 };
 use rustix::{
+    io::Errno,
     mount::{MountFlags, mount},
     system::RebootCommand,
 };
+use serde_json::{Value, json};
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -37,9 +44,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         };
     }
-    if let Err(error) = boot() {
-        say(&format!("SCENARIO boot FAIL: {}", one_line(&error)));
-        say("GUEST DONE passed=0 failed=1 skipped=0");
+    match boot() {
+        Ok(None) => {}
+        Ok(Some(lacks)) => {
+            say(&format!("SCENARIO boot skip: {lacks}"));
+            say("GUEST DONE passed=0 failed=0 skipped=1");
+        }
+        Err(error) => {
+            say(&format!("SCENARIO boot FAIL: {}", one_line(&error)));
+            say("GUEST DONE passed=0 failed=1 skipped=0");
+        }
     }
     rustix::fs::sync();
     // The machine is over with this; if it is not, the kernel panics as init ends.
@@ -57,8 +71,9 @@ fn one_line(error: &anyhow::Error) -> String {
     format!("{error:#}").replace('\n', " | ")
 }
 
-/// Becomes a machine, and runs what the command line asks for.
-fn boot() -> Result<()> {
+/// Becomes a machine, and runs what the command line asks for; else tells what the kernel lacks for
+/// that.
+fn boot() -> Result<Option<&'static str>> {
     place("proc", "/proc", None)?;
     let line = read("/proc/cmdline")?;
     let option = |name: &str| {
@@ -84,9 +99,11 @@ fn boot() -> Result<()> {
     }
     if option("cgroup") == Some("v1") {
         place("tmpfs", "/sys/fs/cgroup", None)?;
-        place("cgroup", "/sys/fs/cgroup/memory", Some(c"memory"))?;
-        fs::create_dir_all("/sys/fs/cgroup/unified")?;
+        let memory = place("cgroup", "/sys/fs/cgroup/memory", Some(c"memory"));
         place("cgroup2", "/sys/fs/cgroup/unified", None)?;
+        if let Err(error) = memory {
+            return why_not_v1(error).map(Some);
+        }
     } else {
         place("cgroup2", "/sys/fs/cgroup", None)?;
     }
@@ -106,7 +123,18 @@ fn boot() -> Result<()> {
         })
         .unwrap_or_default();
     run_all(&names, option("hooks").map(str::to_owned));
-    Ok(())
+    Ok(None)
+}
+
+/// Why the memory controller could not be mounted as cgroup v1. A kernel without that has it as
+/// cgroup v2, and does not know its name here.
+fn why_not_v1(error: anyhow::Error) -> Result<&'static str> {
+    let v2 = read("/sys/fs/cgroup/unified/cgroup.controllers")?;
+    let unknown = error.downcast_ref() == Some(&Errno::INVAL);
+    if unknown && v2.split(' ').any(|name| name == "memory") {
+        return Ok("this kernel has no cgroup v1 memory controller (CONFIG_MEMCG_V1)");
+    }
+    Err(error)
 }
 
 fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {
@@ -134,6 +162,7 @@ fn run_all(names: &[String], hooks: Option<String>) -> bool {
         victim: program("OOMTRACE_VICTIM", "oomtrace-victim"),
         hooks,
     };
+    say(&format!("MACHINE {}", machine(&env)));
     for scenario in scenarios {
         let name = scenario.name;
         match scenario.run(&env) {
@@ -157,18 +186,43 @@ fn run_all(names: &[String], hooks: Option<String>) -> bool {
     failed == 0
 }
 
+/// The kernel, and the hooks that the tracer has there: as it says at its end, when it knows which
+/// of them never fire.
+fn machine(env: &Env) -> Value {
+    let release = read("/proc/sys/kernel/osrelease").ok();
+    match hooks(env) {
+        Ok(hooks) => json!({ "release": release, "hooks": hooks }),
+        Err(error) => json!({ "release": release, "error": one_line(&error) }),
+    }
+}
+
+fn hooks(env: &Env) -> Result<Value> {
+    let cgroup = Cgroup::new("machine")?;
+    cgroup.limit(24 << 20)?;
+    let tracer = Tracer::start(env, &["--heartbeat", "0"])?;
+    let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
+    victim.go()?;
+    victim.dies()?;
+    Ok(tracer.stop()?.farewell()?["hooks"].clone())
+}
+
+/// The scenarios of these names. Without names all but those that must be asked for.
 fn chosen(names: &[String]) -> Result<Vec<Scenario>> {
     let all = scenarios::all();
+    if names == ["all"] {
+        return Ok(all);
+    }
     if let Some(unknown) = names
         .iter()
         .find(|name| !all.iter().any(|known| known.name == **name))
     {
         bail!("no scenario {unknown}");
     }
-    Ok(all
-        .into_iter()
-        .filter(|scenario| names.is_empty() || names.iter().any(|name| name == scenario.name))
-        .collect())
+    let wanted = |scenario: &Scenario| match names {
+        [] => scenario.needs != Needs::ToBeAskedFor,
+        names => names.iter().any(|name| name == scenario.name),
+    };
+    Ok(all.into_iter().filter(wanted).collect())
 }
 
 /// A program in `/bin`, or where this one is.

@@ -56,6 +56,8 @@ pub enum Needs {
     CgroupV2,
     /// That the tracer uses all hooks it can, because it chooses them itself.
     AllHooks,
+    /// Much time: it is played only where it is asked for by name, or where everything is.
+    ToBeAskedFor,
 }
 
 impl Scenario {
@@ -65,7 +67,7 @@ impl Scenario {
     /// When something is not as it must be.
     pub fn run(&self, env: &Env) -> Result<Outcome> {
         let lacking = match self.needs {
-            Needs::Nothing => None,
+            Needs::Nothing | Needs::ToBeAskedFor => None,
             Needs::CgroupV2 => (crate::cgroup::hierarchy()?.version != 2)
                 .then_some("the memory controller is not in a cgroup v2 hierarchy"),
             Needs::AllHooks => env.hooks.as_ref().map(|_| "the hooks are given"),

@@ -15,6 +15,7 @@ use super::{
 use crate::sh;
 
 /// A kernel and the machine it boots on: one column of the matrix. To add a kernel, add an entry.
+#[derive(Clone, Copy)]
 pub struct Kernel {
     /// What `--kernel` calls it.
     pub name: &'static str,
@@ -28,6 +29,8 @@ pub struct Kernel {
     pub append: &'static str,
     /// Memory of the machine.
     pub memory_mib: u32,
+    /// Further options of QEMU.
+    pub options: &'static [&'static str],
 }
 
 /// All of them, oldest first.
@@ -73,6 +76,7 @@ const DEFAULT: Kernel = Kernel {
     machine: &X86_64,
     append: "",
     memory_mib: 1024,
+    options: &[],
 };
 
 /// A kernel that is at hand.

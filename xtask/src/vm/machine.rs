@@ -12,8 +12,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use super::kernels::Kernel;
+use super::{kernels::Kernel, results::Cell};
 use crate::sh;
 
 /// A guest that says nothing for so long hangs.
@@ -48,16 +49,18 @@ pub const X86_64: Machine = Machine {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Scenarios that went well.
-    pub passed: u32,
+    pub passed: usize,
     /// Scenarios that did not.
-    pub failed: u32,
+    pub failed: usize,
     /// Scenarios that this kernel cannot play.
-    pub skipped: u32,
+    pub skipped: usize,
 }
 
 /// A line of the guest's protocol.
 #[derive(Debug, PartialEq, Eq)]
 enum Word<'a> {
+    /// What the machine is.
+    Machine(Value),
     /// How a scenario went: its name and the rest.
     Scenario(&'a str, &'a str),
     /// The guest is through.
@@ -66,13 +69,15 @@ enum Word<'a> {
     Panic,
 }
 
-/// Boots a kernel and follows the guest; what it says on the serial line is kept in `log`.
+/// Boots a kernel and follows the guest; what it says on the serial line is kept in `log`, and what
+/// came of it noted in `cell`.
 pub fn boot(
     kernel: &Kernel,
     image: &Path,
     initramfs: &Path,
     append: &str,
     log: &Path,
+    cell: &mut Cell,
 ) -> Result<Tally> {
     let machine = kernel.machine;
     let mut command = Command::new(machine.qemu);
@@ -89,6 +94,7 @@ pub fn boot(
         ])
         .arg(kernel.memory_mib.to_string())
         .args(machine.options)
+        .args(kernel.options)
         .arg("-kernel")
         .arg(image)
         .arg("-initrd")
@@ -138,11 +144,14 @@ pub fn boot(
         copy.write_all(&line)?;
         copy.write_all(b"\n")?;
         match parse(String::from_utf8_lossy(&line).trim()) {
+            Some(Word::Machine(told)) => {
+                cell.machine = Some(told);
+                last = Instant::now();
+            }
             Some(Word::Scenario(name, how)) => {
-                println!(
-                    "  {name:<32} {:>6.1} s  {how}",
-                    last.elapsed().as_secs_f32()
-                );
+                let seconds = last.elapsed().as_secs_f32();
+                println!("  {name:<32} {seconds:>6.1} s  {how}");
+                cell.note(name, how, seconds);
                 last = Instant::now();
             }
             Some(Word::Done(tally)) => done = Some(tally),
@@ -181,6 +190,9 @@ fn parse(line: &str) -> Option<Word<'_>> {
             skipped: count("skipped")?,
         }));
     }
+    if let Some((_, told)) = line.split_once("MACHINE ") {
+        return serde_json::from_str(told).ok().map(Word::Machine);
+    }
     let (_, rest) = line.split_once("SCENARIO ")?;
     let (name, how) = rest.split_once(' ')?;
     ["ok", "skip", "FAIL"]
@@ -216,6 +228,11 @@ mod tests {
             parse("[ 1.0] Kernel panic - not syncing: x"),
             Some(Word::Panic)
         );
+        assert_eq!(
+            parse("\rMACHINE {\"release\":\"6.1\"}"),
+            Some(Word::Machine(serde_json::json!({ "release": "6.1" })))
+        );
+        assert_eq!(parse("MACHINE {"), None);
         assert_eq!(parse("GUEST DONE passed=x failed=1 skipped=2"), None);
         assert_eq!(parse("SCENARIO single begins"), None);
         assert_eq!(parse("[    0.5] random: crng init done"), None);

@@ -4,13 +4,19 @@ mod apt;
 mod guest;
 mod kernels;
 mod machine;
+mod results;
+mod variants;
 
 use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Result, bail};
 
-use self::kernels::{Image, KERNELS, Kernel};
 pub use self::machine::Tally;
+use self::{
+    kernels::{Image, KERNELS, Kernel},
+    results::Cell,
+    variants::{VARIANTS, Variant},
+};
 use crate::sh;
 
 /// `--help` tells.
@@ -19,7 +25,12 @@ pub struct Args {
     /// 5.10, 6.1, 6.12, 6.12-rt, 7.3, all, or a bootable kernel of your own; may be repeated
     #[arg(long, value_name = "KERNEL", default_value = "6.12")]
     kernel: Vec<String>,
-    /// Only these scenarios
+    /// Variants of the machine: plain (when none is given), cgroup-v1, kprobe, log, raw-tp, no-log,
+    /// 512m, lockdown, all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    variant: Vec<String>,
+    /// Only these scenarios. With `--variant all`, plain machines play those that take long, too,
+    /// which else are only played when they are asked for here
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     scenario: Vec<String>,
     /// The hooks that the tracer may use, as its own --hooks takes them
@@ -41,6 +52,37 @@ impl Args {
             ..Self::default()
         }
     }
+
+    /// Whether a boot is a whole cell of the matrix, and so a result to keep.
+    fn is_whole(&self) -> bool {
+        self.scenario.is_empty() && self.hooks.is_none() && self.append.is_none()
+    }
+
+    /// What the kernel's command line gets, besides what the machine needs.
+    fn append_for(&self, variant: &Variant) -> String {
+        let scenarios = if !self.scenario.is_empty() {
+            self.scenario.join(",")
+        } else if !variant.scenarios.is_empty() {
+            variant.scenarios.join(",")
+        } else if std::ptr::eq(variant, &VARIANTS[0])
+            && self.variant.iter().any(|name| name == "all")
+        {
+            "all".to_owned()
+        } else {
+            String::new()
+        };
+        let hooks = self.hooks.as_deref().unwrap_or_default();
+        let mut append = Vec::new();
+        for (name, value) in [("scenarios", scenarios.as_str()), ("hooks", hooks)] {
+            if !value.is_empty() {
+                append.push(format!("oomtrace.{name}={value}"));
+            }
+        }
+        // The guest takes the first of its options that there are several of.
+        append.extend(self.append.clone());
+        append.push(variant.append.to_owned());
+        append.join(" ").trim().to_owned()
+    }
 }
 
 /// Boots the kernels; fails unless all is well on each.
@@ -61,6 +103,7 @@ pub fn run(args: &Args) -> Result<()> {
 pub fn boot_all(args: &Args) -> Result<Tally> {
     let cache = sh::target().join("vm");
     let given = Kernel::given();
+    let variants = Variant::named(&args.variant)?;
     let mut cells: Vec<(&Kernel, Image)> = Vec::new();
     for name in &args.kernel {
         let named: Vec<_> = if name == "all" {
@@ -77,14 +120,6 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
         }
     }
     println!("guest programs");
-    let mut append = String::new();
-    if !args.scenario.is_empty() {
-        append += &format!("oomtrace.scenarios={} ", args.scenario.join(","));
-    }
-    if let Some(hooks) = &args.hooks {
-        append += &format!("oomtrace.hooks={hooks} ");
-    }
-    append += args.append.as_deref().unwrap_or_default();
     let mut archives = BTreeMap::new();
     for (kernel, _) in &cells {
         let machine = kernel.machine;
@@ -93,31 +128,51 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
         }
     }
     let mut sum = Tally::default();
-    for (kernel, image) in cells {
-        let initramfs = &archives[kernel.machine.target];
-        println!("\n{} ({})", kernel.name, image.origin);
-        let log = cache.join("log").join(format!("{}.log", kernel.name));
-        let began = Instant::now();
-        let tally = machine::boot(kernel, &image.file, initramfs, append.trim(), &log)
-            .unwrap_or_else(|error| {
-                println!("  FAIL: {error:#}");
-                Tally {
-                    failed: 1,
-                    ..Tally::default()
-                }
-            });
-        println!(
-            "{}: {} passed, {} failed, {} skipped in {:.0} s; serial log: {}",
-            kernel.name,
-            tally.passed,
-            tally.failed,
-            tally.skipped,
-            began.elapsed().as_secs_f32(),
-            log.display()
-        );
-        sum.passed += tally.passed;
-        sum.failed += tally.failed;
-        sum.skipped += tally.skipped;
+    for (kernel, image) in &cells {
+        for variant in &variants {
+            let (kernel, name) = (variant.of(kernel), kernel.name);
+            println!(
+                "\n{name} ({}), {}: {}",
+                image.origin, variant.name, variant.shows
+            );
+            let log = cache
+                .join("log")
+                .join(format!("{name}.{}.log", variant.name));
+            let initramfs = &archives[kernel.machine.target];
+            let append = args.append_for(variant);
+            let mut cell = Cell::default();
+            let began = Instant::now();
+            let end = machine::boot(&kernel, &image.file, initramfs, &append, &log, &mut cell);
+            cell.seconds = began.elapsed().as_secs_f32();
+            let tally = cell.tally();
+            let error = match end {
+                Ok(counted) if counted == tally => None,
+                Ok(counted) => Some(format!(
+                    "the guest counted {counted:?}, and told of {tally:?}"
+                )),
+                Err(error) => Some(format!("{error:#}")),
+            };
+            if let Some(error) = error {
+                println!("  FAIL: {error}");
+                cell.error = Some(error);
+            }
+            let tally = cell.tally();
+            println!(
+                "{name}, {}: {} passed, {} failed, {} skipped in {:.0} s; serial log: {}",
+                variant.name,
+                tally.passed,
+                tally.failed,
+                tally.skipped,
+                cell.seconds,
+                log.display()
+            );
+            if args.is_whole() {
+                cell.write(&cache.join("results"), name, &image.origin, variant.name)?;
+            }
+            sum.passed += tally.passed;
+            sum.failed += tally.failed;
+            sum.skipped += tally.skipped;
+        }
     }
     Ok(sum)
 }

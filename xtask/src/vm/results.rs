@@ -1,0 +1,99 @@
+//! What came of a boot, for people who read it later and for `--document`.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use super::machine::Tally;
+
+/// How a scenario went.
+#[derive(Debug)]
+pub struct Played {
+    /// Its name.
+    pub name: String,
+    /// `ok`, `skip` or `FAIL`.
+    pub outcome: String,
+    /// Why, if it is not ok.
+    pub reason: Option<String>,
+    /// How long it took.
+    pub seconds: f32,
+}
+
+/// One boot: a cell of the matrix.
+#[derive(Debug, Default)]
+pub struct Cell {
+    /// What the guest tells of the machine: the kernel's release, and the hooks.
+    pub machine: Option<Value>,
+    /// The scenarios, in order.
+    pub scenarios: Vec<Played>,
+    /// Why it did not come to its end, if it did not.
+    pub error: Option<String>,
+    /// How long it took, from power on to power off.
+    pub seconds: f32,
+}
+
+impl Cell {
+    /// The counts; a machine that died counts as a scenario that failed.
+    pub fn tally(&self) -> Tally {
+        let count = |outcome: &str| {
+            let played = self.scenarios.iter();
+            played.filter(|played| played.outcome == outcome).count()
+        };
+        Tally {
+            passed: count("ok"),
+            failed: count("FAIL") + usize::from(self.error.is_some()),
+            skipped: count("skip"),
+        }
+    }
+
+    /// Notes a line of the guest about a scenario: `ok`, `skip: why`, `FAIL: why`.
+    pub fn note(&mut self, name: &str, how: &str, seconds: f32) {
+        let (outcome, reason) = how
+            .split_once(": ")
+            .map_or((how, None), |(outcome, reason)| (outcome, Some(reason)));
+        self.scenarios.push(Played {
+            name: name.to_owned(),
+            outcome: outcome.to_owned(),
+            reason: reason.map(str::to_owned),
+            seconds,
+        });
+    }
+
+    /// Writes the cell to a file of its own.
+    pub fn write(&self, folder: &Path, kernel: &str, package: &str, variant: &str) -> Result<()> {
+        let scenarios: Vec<_> = self
+            .scenarios
+            .iter()
+            .map(|played| {
+                json!({
+                    "name": played.name,
+                    "outcome": played.outcome,
+                    "reason": played.reason,
+                    "seconds": tenths(played.seconds),
+                })
+            })
+            .collect();
+        let tally = self.tally();
+        let cell = json!({
+            "kernel": kernel,
+            "package": package,
+            "variant": variant,
+            "machine": self.machine,
+            "passed": tally.passed,
+            "failed": tally.failed,
+            "skipped": tally.skipped,
+            "error": self.error,
+            "seconds": tenths(self.seconds),
+            "scenarios": scenarios,
+        });
+        fs::create_dir_all(folder)?;
+        let file = folder.join(format!("{kernel}.{variant}.json"));
+        fs::write(&file, serde_json::to_string_pretty(&cell)? + "\n")
+            .with_context(|| format!("writing {}", file.display()))
+    }
+}
+
+fn tenths(seconds: f32) -> f64 {
+    (f64::from(seconds) * 10.0).round() / 10.0
+}
