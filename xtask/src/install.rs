@@ -10,18 +10,15 @@ use anyhow::Result;
 use crate::sh;
 
 /// A package that is taken to be there when a file or a program is.
-struct Need {
+pub struct Need {
     /// Debian's name.
-    package: &'static str,
+    pub package: &'static str,
     /// A program in `PATH`, or the absolute path of a file.
-    has: &'static str,
+    pub has: &'static str,
 }
 
-const NEEDS: [Need; 8] = [
-    Need {
-        package: "qemu-system-x86",
-        has: "qemu-system-x86_64",
-    },
+/// What virtual machines take is in `vm::machine`.
+const NEEDS: [Need; 7] = [
     Need {
         package: "bpftrace",
         has: "bpftrace",
@@ -53,10 +50,19 @@ const NEEDS: [Need; 8] = [
 ];
 const BPF_LINKER: &str = "0.13.0";
 
+/// Installs what all tests need.
+pub fn run() -> Result<()> {
+    packages(&NEEDS)?;
+    if sh::find("bpf-linker").is_none() {
+        install_bpf_linker()?;
+    }
+    Ok(())
+}
+
 /// Installs what is missing. Where it cannot, it says what is missing; whatever needs it will fail
 /// by name.
-pub fn run() -> Result<()> {
-    let missing: Vec<&str> = NEEDS
+pub fn packages(needs: &[Need]) -> Result<()> {
+    let missing: Vec<&str> = needs
         .iter()
         .filter(|need| !there(need.has))
         .map(|need| need.package)
@@ -73,9 +79,6 @@ pub fn run() -> Result<()> {
                 install(&missing)?;
             }
         }
-    }
-    if sh::find("bpf-linker").is_none() {
-        install_bpf_linker()?;
     }
     Ok(())
 }

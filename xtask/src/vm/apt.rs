@@ -84,17 +84,21 @@ impl Apt {
             .collect())
     }
 
-    /// Downloads a package into `folder`.
-    pub fn download(&self, package: &str, folder: &Path) -> Result<PathBuf> {
+    /// Downloads a package and unpacks it into `folder`, which it makes anew.
+    pub fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
+        let _ = fs::remove_dir_all(folder);
+        fs::create_dir_all(folder)?;
         sh::output(
             self.command("apt-get")
                 .args(["-qq", "download", package])
                 .current_dir(folder),
         )?;
         let mut entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-        entries
+        let deb = entries
             .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt-get download {package} left no package"))
+            .with_context(|| format!("apt-get download {package} left no package"))?;
+        sh::run(Command::new("dpkg-deb").arg("-x").args([&deb, folder]))?;
+        Ok(fs::remove_file(&deb)?)
     }
 }
 

@@ -1,13 +1,14 @@
 //! What runs in the virtual machine: static programs in an initramfs.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
 
-use super::machine::Machine;
+use super::{apt::Apt, machine::Machine};
 use crate::sh;
 
 /// Where each program of the workspace goes.
@@ -25,9 +26,13 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 /// Builds the programs and packs them; returns the archive.
 pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
     let build = cache.join("build");
-    let target_variable = machine.target.to_uppercase().replace('-', "_");
+    let variable = |name: &str| {
+        let target = machine.target.to_uppercase().replace('-', "_");
+        format!("CARGO_TARGET_{target}_{name}")
+    };
+    let (mut cargo, sysroot) = toolchain(machine, cache)?;
     sh::run(
-        sh::cargo()
+        cargo
             .args(["build", "--release", "--locked", "--bins"])
             .args([
                 "-p",
@@ -41,10 +46,11 @@ pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
             .arg(&build)
             .env_remove("RUSTFLAGS")
             .env_remove("CARGO_ENCODED_RUSTFLAGS")
+            .env(variable("LINKER"), machine.linker)
             .env(
-                format!("CARGO_TARGET_{target_variable}_RUSTFLAGS"),
+                variable("RUSTFLAGS"),
                 // There are no shared libraries in the machine.
-                "-C target-feature=+crt-static",
+                format!("-C target-feature=+crt-static {sysroot}"),
             ),
     )?;
     let mut archive = Archive::default();
@@ -61,6 +67,40 @@ pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
     let file = cache.join(format!("initramfs-{}.cpio", machine.debian));
     fs::write(&file, archive.finish()).with_context(|| format!("writing {}", file.display()))?;
     Ok(file)
+}
+
+/// A cargo that builds for `machine`, and what to tell its compiler: the cargo at hand, where its
+/// compiler has the machine's standard library (`rustup target add`). Else Debian's compiler, and
+/// the standard library of its arm64 twin.
+fn toolchain(machine: &Machine, cache: &Path) -> Result<(Command, String)> {
+    let mut rustc = Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()));
+    rustc.args(["--print", "target-libdir", "--target", machine.target]);
+    if Path::new(sh::output(&mut rustc)?.trim()).exists() {
+        return Ok((sh::cargo(), String::new()));
+    }
+    let version = sh::output(Command::new("dpkg-query").args([
+        "--show",
+        "--showformat=${Version}",
+        "rustc-web",
+    ]))
+    .with_context(|| {
+        format!(
+            "the compiler has no standard library for {target}: `rustup target add {target}`, or \
+             on Debian apt-get install --no-install-recommends rustc-web cargo-web",
+            target = machine.target
+        )
+    })?;
+    let libraries = cache.join("std");
+    let folder = libraries.join(format!("{}-{version}", machine.debian));
+    if !folder.exists() {
+        let apt = Apt::new(&cache.join("apt"), machine.debian, &["bookworm-security"])?;
+        let unpacked = libraries.join("unpacked");
+        apt.unpack(&format!("libstd-rust-web-dev={version}"), &unpacked)?;
+        fs::rename(&unpacked, &folder)?;
+    }
+    let mut cargo = sh::pristine("/usr/bin/cargo");
+    cargo.env("RUSTC", "/usr/bin/rustc");
+    Ok((cargo, format!("--sysroot={}", folder.join("usr").display())))
 }
 
 /// A cpio archive in the "newc" format (`Documentation/driver-api/early-userspace/buffer-format.rst`

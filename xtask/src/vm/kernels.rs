@@ -3,16 +3,14 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{
     apt::Apt,
-    machine::{Machine, X86_64},
+    machine::{AARCH64, Machine, X86_64},
 };
-use crate::sh;
 
 /// A kernel and the machine it boots on: one column of the matrix. To add a kernel, add an entry.
 #[derive(Clone, Copy)]
@@ -65,6 +63,21 @@ pub const KERNELS: &[Kernel] = &[
         name: "7.3",
         packages: "^linux-binary-7\\.3\\.[0-9]+\\+deb13-cloud-amd64$",
         suites: &["trixie-backports"],
+        ..DEFAULT
+    },
+    Kernel {
+        name: "6.12-arm64",
+        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-cloud-arm64(-unsigned)?$",
+        suites: &["bookworm", "bookworm-security"],
+        machine: &AARCH64,
+        ..DEFAULT
+    },
+    Kernel {
+        name: "6.12-arm64-16k",
+        // Pages of 16 KiB.
+        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-arm64-16k(-unsigned)?$",
+        suites: &["bookworm", "bookworm-security"],
+        machine: &AARCH64,
         ..DEFAULT
     },
 ];
@@ -134,15 +147,12 @@ impl Kernel {
             format!("no package {} in {}", self.packages, self.suites.join(", "))
         })?;
         let _ = fs::remove_dir_all(folder);
-        fs::create_dir_all(folder)?;
-        let deb = apt.download(&package, folder)?;
         let unpacked = folder.join("unpacked");
-        sh::run(Command::new("dpkg-deb").arg("-x").args([&deb, &unpacked]))?;
+        apt.unpack(&package, &unpacked)?;
         let found = find_vmlinuz(&unpacked)?
             .with_context(|| format!("the package {package} has no file vmlinuz*"))?;
         fs::rename(&found, folder.join("vmlinuz"))?;
         fs::remove_dir_all(&unpacked)?;
-        fs::remove_file(&deb)?;
         Ok(package)
     }
 }

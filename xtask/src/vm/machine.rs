@@ -15,7 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::{kernels::Kernel, results::Cell};
-use crate::sh;
+use crate::{install::Need, sh};
 
 /// A guest that says nothing for so long hangs.
 const STALL: Duration = Duration::from_secs(120);
@@ -34,6 +34,10 @@ pub struct Machine {
     options: &'static [&'static str],
     /// The console on its serial line.
     console: &'static str,
+    /// Links programs for it.
+    pub linker: &'static str,
+    /// What it takes to emulate it and to build for it.
+    pub needs: &'static [Need],
 }
 
 /// A PC.
@@ -43,6 +47,36 @@ pub const X86_64: Machine = Machine {
     qemu: "qemu-system-x86_64",
     options: &[],
     console: "ttyS0",
+    linker: "cc",
+    needs: &[Need {
+        package: "qemu-system-x86",
+        has: "qemu-system-x86_64",
+    }],
+};
+
+/// QEMU's own board of 64-bit Arm.
+pub const AARCH64: Machine = Machine {
+    debian: "arm64",
+    target: "aarch64-unknown-linux-gnu",
+    qemu: "qemu-system-aarch64",
+    // Pointer authentication as the architecture specifies it takes half of the emulator's time.
+    options: &["-M", "virt", "-cpu", "max,pauth-impdef=on"],
+    console: "ttyAMA0",
+    linker: "aarch64-linux-gnu-gcc",
+    needs: &[
+        Need {
+            package: "qemu-system-arm",
+            has: "qemu-system-aarch64",
+        },
+        Need {
+            package: "gcc-aarch64-linux-gnu",
+            has: "aarch64-linux-gnu-gcc",
+        },
+        Need {
+            package: "libc6-dev-arm64-cross",
+            has: "/usr/aarch64-linux-gnu/lib/libc.a",
+        },
+    ],
 };
 
 /// What the guest counted.
@@ -90,6 +124,9 @@ pub fn boot(
             "2",
             "-nographic",
             "-no-reboot",
+            // Nor a network card, whose firmware would have to be there.
+            "-nic",
+            "none",
             "-m",
         ])
         .arg(kernel.memory_mib.to_string())
@@ -115,9 +152,7 @@ pub fn boot(
             .stdout(Stdio::piped())
             .stderr(Stdio::from(copy.try_clone()?))
             .spawn()
-            .with_context(|| {
-                format!("starting {}; `cargo xtask test` installs it", machine.qemu)
-            })?,
+            .with_context(|| format!("starting {}", machine.qemu))?,
     );
     let serial = qemu.0.stdout.take().context("QEMU has no output")?;
     let (sender, lines) = mpsc::channel();

@@ -17,12 +17,13 @@ use self::{
     results::Cell,
     variants::{VARIANTS, Variant},
 };
-use crate::sh;
+use crate::{install, sh};
 
 /// `--help` tells.
 #[derive(Clone, Default, clap::Args)]
 pub struct Args {
-    /// 5.10, 6.1, 6.12, 6.12-rt, 7.3, all, or a bootable kernel of your own; may be repeated
+    /// 5.10, 6.1, 6.12, 6.12-rt, 7.3, 6.12-arm64, 6.12-arm64-16k, all, or a bootable kernel of your
+    /// own; may be repeated
     #[arg(long, value_name = "KERNEL", default_value = "6.12")]
     kernel: Vec<String>,
     /// Variants of the machine: plain (when none is given), cgroup-v1, kprobe, log, raw-tp, no-log,
@@ -124,6 +125,7 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
     for (kernel, _) in &cells {
         let machine = kernel.machine;
         if !archives.contains_key(machine.target) {
+            install::packages(machine.needs)?;
             archives.insert(machine.target, guest::initramfs(machine, &cache)?);
         }
     }
