@@ -147,9 +147,10 @@ fn nobody_reads(env: &Env) -> Result<Outcome> {
     )?;
     let stderr = tracer.watches()?;
     let pipe = tracer.0.stdout.take().context("its output")?;
-    // The least a pipe can hold, so that a few events fill it.
-    rustix::pipe::fcntl_setpipe_size(&pipe, 4096).context("making the pipe small")?;
-    for _ in 0..4 {
+    // The least a pipe can hold is a page; every kill fills more than 1 KiB of it.
+    let page = rustix::param::page_size();
+    rustix::pipe::fcntl_setpipe_size(&pipe, page).context("making the pipe small")?;
+    for _ in 0..page / 1024 {
         kill_one(env, &Look::default())?;
     }
     let signalled = Instant::now();

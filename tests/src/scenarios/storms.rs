@@ -178,7 +178,9 @@ fn storm_of_500(env: &Env) -> Result<Outcome> {
 
 fn losses_are_counted(env: &Env) -> Result<Outcome> {
     let before = oom_kills()?;
-    let mut tracer = Tracer::start(env, &["--heartbeat", "0", "--ring-buffer", "4"])?;
+    // The smallest there is.
+    let page_kib = (rustix::param::page_size() / 1024).to_string();
+    let mut tracer = Tracer::start(env, &["--heartbeat", "0", "--ring-buffer", &page_kib])?;
     let attached = oom_kills()?;
     tracer.signal(Signal::STOP)?;
     let status = format!("/proc/{}/stat", tracer.pid());
