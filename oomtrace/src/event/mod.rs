@@ -186,7 +186,7 @@ pub struct Oom {
     pub mark_path: Option<MarkPath>,
     /// This victim's place among the victims of the decision, from 0. For a process that shares a
     /// victim's memory, the place of that victim.
-    pub victim_index: u32,
+    pub victim_index: Option<u32>,
     /// How many victims the decision took, not counting those that share another's memory.
     pub victim_count: Option<u32>,
 }

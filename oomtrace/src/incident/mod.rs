@@ -31,8 +31,9 @@ use crate::{
 /// unless the killer is kept from running just then: by the hypervisor, or on a kernel that is
 /// preempted anywhere by the tracer itself.
 pub const LOG_PATIENCE_NS: u64 = 20_000_000;
-/// How long the first of a group waits to learn how many it is of.
-pub const GROUP_PATIENCE_NS: u64 = 50_000_000;
+/// How long the first of a group waits to learn how many it is of. The kernel prints a line for
+/// each, and where it prints to a serial console that takes milliseconds.
+pub const GROUP_PATIENCE_NS: u64 = 1_000_000_000;
 /// After this long a victim that has not exited is reported as stuck.
 pub const STUCK_NS: u64 = 10_000_000_000;
 /// How long a line of the kernel log waits for its kill: after that, the kill was lost.
@@ -84,8 +85,8 @@ pub struct Kill {
     pub began_ns: u64,
     /// Why it is among the victims, as far as known.
     pub role: Option<Role>,
-    /// The victim's place in the decision, from 0.
-    pub index: u32,
+    /// The victim's place in the decision, from 0; none where records of others were lost.
+    pub index: Option<u32>,
     /// How many victims the decision has.
     pub count: Option<u32>,
 }
@@ -140,7 +141,8 @@ struct OpenDecision {
     scored: Option<Rc<Scored>>,
     /// The kernel's report, once it has been found to be of this decision.
     report: Option<Rc<Report>>,
-    victims: u32,
+    /// Its victims so far; none where records were lost.
+    victims: Option<u32>,
 }
 
 /// What a victim has in common with those that share its memory.
@@ -149,7 +151,7 @@ struct Sharing {
     victim: Rc<Victim>,
     decision: Option<Rc<Decision>>,
     began_ns: u64,
-    index: u32,
+    index: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -284,7 +286,7 @@ impl Joiner {
                     decision: Rc::from(decision),
                     scored,
                     report: None,
-                    victims: 0,
+                    victims: Some(0),
                 });
             }
             Record::DecisionEnd { decision_ns } => self.decision_end(decision_ns),
@@ -357,10 +359,14 @@ impl Joiner {
         }
     }
 
-    /// Records of the programs were lost: how many victims a decision has is not known any more.
+    /// Records of the programs were lost: how many victims a decision has is not known any more,
+    /// and not waited for.
     pub fn lost(&mut self) {
         for open in &mut self.decisions {
-            open.victims = u32::MAX;
+            open.victims = None;
+        }
+        for pending in &mut self.pending {
+            pending.counted = true;
         }
     }
 
@@ -447,11 +453,11 @@ impl Joiner {
         let (decision, scored, report, index) = match open {
             Some(open) => {
                 let index = open.victims;
-                open.victims = index.saturating_add(1);
+                open.victims = index.map(|index| index.saturating_add(1));
                 let decision = Some(Rc::clone(&open.decision));
                 (decision, open.scored.clone(), open.report.clone(), index)
             }
-            None => (None, None, None, 0),
+            None => (None, None, None, Some(0)),
         };
         let role = match &decision {
             Some(decision) if decision.chosen_pid == victim.task.pid => Some(Role::Chosen),
@@ -627,7 +633,7 @@ impl Joiner {
             let decision = pending.kill.decision.as_ref();
             if decision.is_some_and(|decision| decision.decision_ns == decision_ns) {
                 pending.counted = true;
-                pending.kill.count = (open.victims != u32::MAX).then_some(open.victims);
+                pending.kill.count = open.victims;
             }
         }
     }
@@ -712,7 +718,7 @@ impl Kill {
         }
         first.members += 1;
         self.began_ns = first.decision_ns;
-        self.index = first.members;
+        self.index = Some(first.members);
         self.role = Some(Role::GroupMember);
         self.report = group.report.clone();
         if let Some(own) = self.victim.task.pid.and_then(|pid| followed.get_mut(&pid)) {
