@@ -56,13 +56,13 @@ fn run() -> Result<()> {
         ["share", mib] => {
             let bytes = number(mib)? << 20;
             wait_to_be_let_go("ready")?;
-            take(bytes, libc::MAP_SHARED)?;
+            take(bytes, libc::MAP_SHARED, libc::MADV_NOHUGEPAGE)?;
             eat()
         }
         ["hold", mib] => {
             let bytes = number(mib)? << 20;
             wait_to_be_let_go("ready")?;
-            take(bytes, libc::MAP_PRIVATE)?;
+            take(bytes, libc::MAP_PRIVATE, libc::MADV_NOHUGEPAGE)?;
             wait_to_be_let_go("holding")?;
             eat()
         }
@@ -89,7 +89,7 @@ fn wait_to_be_let_go(line: &str) -> Result<()> {
 }
 
 /// Maps memory and touches every page of it.
-fn take(bytes: usize, sharing: i32) -> Result<()> {
+fn take(bytes: usize, sharing: i32, advice: i32) -> Result<()> {
     // SAFETY: a new mapping, of which nobody else knows.
     let start = unsafe {
         libc::mmap(
@@ -106,9 +106,9 @@ fn take(bytes: usize, sharing: i32) -> Result<()> {
         "mmap: {}",
         std::io::Error::last_os_error()
     );
-    // Small pages, so that memory grows by small steps and the numbers are the same everywhere.
+    // Not every kernel has huge pages to advise about.
     // SAFETY: the mapping of above.
-    unsafe { libc::madvise(start, bytes, libc::MADV_NOHUGEPAGE) };
+    unsafe { libc::madvise(start, bytes, advice) };
     for offset in (0..bytes).step_by(rustix::param::page_size()) {
         // SAFETY: within the mapping of above.
         unsafe { start.cast::<u8>().add(offset).write_volatile(1) };
@@ -116,9 +116,14 @@ fn take(bytes: usize, sharing: i32) -> Result<()> {
     Ok(())
 }
 
-/// Takes memory until killed.
+/// Takes memory until killed: small pages, so that it grows by small steps and the numbers are the
+/// same everywhere.
 fn eat() -> Result<()> {
-    take(APPETITE, libc::MAP_PRIVATE)?;
+    eat_pages(libc::MADV_NOHUGEPAGE)
+}
+
+fn eat_pages(advice: i32) -> Result<()> {
+    take(APPETITE, libc::MAP_PRIVATE, advice)?;
     bail!("took {APPETITE} bytes and was not killed")
 }
 
@@ -179,7 +184,8 @@ fn storm(kills: usize) -> Result<()> {
         if child == 0 {
             // The parent is in the same cgroup, and must not be chosen.
             fs::write("/proc/self/oom_score_adj", "1000").context("setting oom_score_adj")?;
-            return eat();
+            // Most of it at once: emulated machines take longer for page faults than for kills.
+            return eat_pages(libc::MADV_HUGEPAGE);
         }
         let (_, status) =
             rustix::process::waitpid(None, WaitOptions::empty())?.context("no child")?;
