@@ -1,5 +1,7 @@
 //! The lower rungs of the hook ladder.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, ensure};
 
 use super::{LIMIT, Needs, Outcome, Scenario};
@@ -9,7 +11,7 @@ use crate::{
     compare::{self, Known, Limit, Memory},
     facts::Facts,
     victim::{Look, Victim},
-    watch::Watch,
+    watch::{Watch, with_report},
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -19,6 +21,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 tell is null.",
         needs: Needs::AllHooks,
         run: first_rung_alone,
+    },
+    Scenario {
+        name: "kprobes_instead_of_fentry",
+        shows: "Where fentry is not to be had, kprobes tell the same.",
+        needs: Needs::AllHooks,
+        run: kprobes_instead_of_fentry,
     },
     Scenario {
         name: "hooks_are_in_every_event",
@@ -65,6 +73,49 @@ fn first_rung_alone(env: &Env) -> Result<Outcome> {
         outcome.is_none() || compare::exits_are_hooked(event),
         "no hook tells it: {outcome:?}"
     );
+    Ok(Outcome::Passed)
+}
+
+fn kprobes_instead_of_fentry(env: &Env) -> Result<Outcome> {
+    if !Path::new("/sys/bus/event_source/devices/kprobe").exists() {
+        return Ok(Outcome::Skipped("this kernel has no kprobes".to_owned()));
+    }
+    with_report(|| {
+        let cgroup = Cgroup::new("kprobes")?;
+        cgroup.limit(LIMIT)?;
+        let hooks = "kprobe,candidates,outcome,kmsg";
+        let mut watch = Watch::start(env, &["--heartbeat", "0", "--hooks", hooks])?;
+        let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
+        let facts = Facts::of(victim.pid(), &cgroup)?;
+        victim.go()?;
+        victim.dies()?;
+        let seen = watch.kill_of(facts.pid, facts.tid)?;
+        watch.outcome_of(&seen.event)?;
+        watch.stop()?;
+        let hooks = seen.event["source"]["hooks"].as_array();
+        for hook in ["kprobe:oom_kill_process", "kretprobe:oom_kill_process"] {
+            ensure!(
+                hooks.is_some_and(|hooks| hooks.iter().any(|name| name == hook)),
+                "no {hook}: {}",
+                seen.event["source"]
+            );
+        }
+        if seen.account.report.is_none() {
+            return Ok(None);
+        }
+        compare::whole(
+            &seen.event,
+            &Known {
+                victim: &facts,
+                trigger: &facts,
+                limit: &Limit::of(&cgroup, LIMIT)?,
+                account: &seen.account,
+                memory: Memory::TableAndLine,
+                between: seen.between,
+            },
+        )?;
+        Ok(Some(()))
+    })?;
     Ok(Outcome::Passed)
 }
 

@@ -59,7 +59,7 @@ pub const AARCH64: Machine = Machine {
     debian: "arm64",
     target: "aarch64-unknown-linux-gnu",
     qemu: "qemu-system-aarch64",
-    // Pointer authentication as the architecture specifies it takes half of the emulator's time.
+    // The pointer authentication that Arm specifies takes most of the emulator's time.
     options: &["-M", "virt", "-cpu", "max,pauth-impdef=on"],
     console: "ttyAMA0",
     linker: "aarch64-linux-gnu-gcc",
