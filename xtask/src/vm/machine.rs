@@ -4,7 +4,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread,
@@ -21,6 +21,9 @@ use crate::{install::Need, sh};
 const STALL: Duration = Duration::from_secs(120);
 /// A guest that takes longer than this is broken, whatever it says.
 const TIMEOUT: Duration = Duration::from_secs(20 * 60);
+
+/// Size of the disk to swap to: soon full, so that memory then runs out.
+const DISK_BYTES: u64 = 96 << 20;
 
 /// A kind of machine.
 pub struct Machine {
@@ -114,6 +117,10 @@ pub fn boot(
     cell: &mut Cell,
 ) -> Result<Tally> {
     let machine = kernel.machine;
+    if let Some(folder) = log.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    let swap = Scratch(log.with_extension("disk"));
     let mut command = Command::new(machine.qemu);
     command
         // KVM is not taken even where it is: nested, stock kernels have been seen to hang on it.
@@ -127,9 +134,9 @@ pub fn boot(
             // Nor a network card, whose firmware would have to be there.
             "-nic",
             "none",
-            "-m",
         ])
-        .arg(kernel.memory_mib.to_string())
+        .args(memory(kernel.memory_mib))
+        .args(disk(&swap.0)?)
         .args(machine.options)
         .args(kernel.options)
         .arg("-kernel")
@@ -141,9 +148,6 @@ pub fn boot(
             "console={} panic=-1 quiet {} {append}",
             machine.console, kernel.append
         ));
-    if let Some(folder) = log.parent() {
-        fs::create_dir_all(folder)?;
-    }
     let mut copy = File::create(log).with_context(|| format!("creating {}", log.display()))?;
     writeln!(copy, "$ {}", sh::show(&command))?;
     let mut qemu = Emulator(
@@ -196,6 +200,43 @@ pub fn boot(
     }
     let status = qemu.0.wait()?;
     done.with_context(|| format!("the machine stopped before the guest was through ({status})"))
+}
+
+/// Two memory nodes with a processor each, so that memory can run out in one of them.
+fn memory(mib: u32) -> Vec<String> {
+    let half = mib / 2;
+    let mut options = vec!["-m".to_owned(), (2 * half).to_string()];
+    for node in 0..2 {
+        options.extend([
+            "-object".to_owned(),
+            format!("memory-backend-ram,id=memory{node},size={half}M"),
+            "-numa".to_owned(),
+            format!("node,nodeid={node},cpus={node},memdev=memory{node}"),
+        ]);
+    }
+    options
+}
+
+/// An empty disk to swap to. NVMe, because all of the kernels have that driver built in.
+fn disk(file: &Path) -> Result<[String; 4]> {
+    File::create(file)
+        .and_then(|file| file.set_len(DISK_BYTES))
+        .with_context(|| format!("creating {}", file.display()))?;
+    Ok([
+        "-drive".to_owned(),
+        format!("if=none,id=disk,format=raw,file={}", file.display()),
+        "-device".to_owned(),
+        "nvme,drive=disk,serial=oomtrace".to_owned(),
+    ])
+}
+
+/// A file that does not outlive us.
+struct Scratch(PathBuf);
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
 }
 
 /// Does not outlive us.
