@@ -1,5 +1,7 @@
 //! An event beside the kernel's own account of the same kill, number by number.
 
+pub mod whole_machine;
+
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
@@ -120,6 +122,39 @@ pub struct Known<'a> {
     pub between: (u64, u64),
 }
 
+impl<'a> Known<'a> {
+    const fn death(&self) -> Death<'a> {
+        Death {
+            victim: self.victim,
+            account: self.account,
+            memory: self.memory,
+            between: self.between,
+        }
+    }
+}
+
+/// What is known of a victim, whatever it died of.
+#[derive(Clone, Copy, Debug)]
+struct Death<'a> {
+    victim: &'a Facts,
+    account: &'a Account,
+    memory: Memory,
+    between: (u64, u64),
+}
+
+/// Those that the kernel compared.
+#[derive(Clone, Copy, Debug)]
+struct Contest<'a> {
+    /// What the decision could use; none where that is not known on the hooks in use.
+    total_bytes: Option<u64>,
+    /// Whether the victims are killed together, so that the chosen one may be another.
+    group: bool,
+    /// Processes of ours, which stand still meanwhile.
+    players: &'a [Facts],
+    /// By how many bytes the memory of others may change meanwhile; none where all are like ours.
+    others: Option<u64>,
+}
+
 /// Compares an event with all that is known of the kill. The account must have its report.
 ///
 /// # Errors
@@ -132,16 +167,19 @@ pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
         .context("the account has no report")?;
     let mut differences = Differences::default();
     let all = &mut differences;
-    victim(all, event, known);
-    let row = report
-        .rows
-        .iter()
-        .find(|row| row.pid == known.victim.tid)
-        .with_context(|| format!("the task table has no {}", known.victim.tid))?;
+    victim(all, event, &known.death());
+    let row = row_of(report, known.victim)?;
     memory_of_table(all, event, row);
     oom(all, event, known, report)?;
-    trigger(all, event, known, report);
-    candidates(all, event, known, report, row);
+    identity(all, &event["trigger"], "trigger", known.trigger);
+    trigger(all, event, report);
+    let contest = Contest {
+        total_bytes: Some(known.limit.bytes),
+        group: known.limit.oom_group,
+        players: std::slice::from_ref(known.victim),
+        others: None,
+    };
+    candidates(all, event, known.victim, &contest, report);
     differences.none(event)
 }
 
@@ -153,7 +191,7 @@ pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
 pub fn without_report(event: &Value, known: &Known<'_>) -> Result<()> {
     let mut differences = Differences::default();
     let all = &mut differences;
-    victim(all, event, known);
+    victim(all, event, &known.death());
     identity(all, &event["trigger"], "trigger", known.trigger);
     if !decision_is_hooked(event) {
         let oom = &event["oom"];
@@ -297,8 +335,8 @@ fn page() -> u64 {
 }
 
 /// What is known without the report.
-fn victim(all: &mut Differences, event: &Value, known: &Known<'_>) {
-    let Known {
+fn victim(all: &mut Differences, event: &Value, known: &Death<'_>) {
+    let Death {
         victim: facts,
         account,
         memory,
@@ -379,7 +417,7 @@ fn identity(all: &mut Differences, found: &Value, who: &str, facts: &Facts) {
 }
 
 /// When it happened, when the victim started, and the name made of both.
-fn times(all: &mut Differences, event: &Value, known: &Known<'_>) {
+fn times(all: &mut Differences, event: &Value, known: &Death<'_>) {
     let number = |value: &Value| value.as_str().and_then(|text| text.parse::<i128>().ok());
     let date = |value: &Value| value.as_str().and_then(|text| unix_ns(text).ok());
     let (Some(boot), Some(unix)) = (
@@ -613,9 +651,8 @@ fn oom(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report)
     Ok(())
 }
 
-fn trigger(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report) {
+fn trigger(all: &mut Differences, event: &Value, report: &Report) {
     let trigger = &event["trigger"];
-    identity(all, trigger, "trigger", known.trigger);
     all.expect("the report's trigger", &trigger["tid"], report.trigger_tid);
     all.expect(
         "the report's trigger",
@@ -626,30 +663,54 @@ fn trigger(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Rep
     all.expect("the report's trigger", &trigger["oom_score_adj"], adj);
 }
 
-fn candidates(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report, row: &Row) {
-    let total_pages = known.limit.bytes / page();
+/// The row of the task table about a process.
+fn row_of<'r>(report: &'r Report, facts: &Facts) -> Result<&'r Row> {
+    report
+        .rows
+        .iter()
+        .find(|row| row.pid == facts.tid)
+        .with_context(|| format!("the task table has no {}", facts.tid))
+}
+
+fn candidates(
+    all: &mut Differences,
+    event: &Value,
+    facts: &Facts,
+    contest: &Contest<'_>,
+    report: &Report,
+) {
+    let points = |row: &Row| match contest.total_bytes {
+        Some(bytes) => Some(row.badness(bytes / page())),
+        None => (row.oom_score_adj == 0).then(|| row.badness(0)),
+    };
     // Highest points first; of equals the later one, which the kernel takes.
-    let mut ranked: Vec<(i64, &Row)> = report
+    let mut ranked: Vec<(Option<i64>, &Row)> = report
         .rows
         .iter()
         .filter(|row| row.oom_score_adj != -1000)
-        .map(|row| (row.badness(total_pages), row))
-        .rev()
+        .map(|row| (points(row), row))
         .collect();
-    ranked.sort_by_key(|(points, _)| std::cmp::Reverse(*points));
+    // Where the points of one are not known, neither is its place.
+    let is_ranked = ranked.iter().all(|(points, _)| points.is_some());
+    if is_ranked {
+        ranked.reverse();
+        ranked.sort_by_key(|(points, _)| std::cmp::Reverse(*points));
+    }
 
     let victim = &event["victim"];
-    if !known.limit.oom_group {
-        all.expect(
-            "badness",
-            &victim["badness_pages"],
-            row.badness(total_pages),
-        );
+    let Some(row) = report.rows.iter().find(|row| row.pid == facts.tid) else {
+        all.hold(false, || format!("the task table has no {}", facts.tid));
+        return;
+    };
+    if !contest.group {
+        all.expect("badness", &victim["badness_pages"], points(row));
+        all.expect("victim.role", &victim["role"], "chosen");
+    }
+    if !contest.group && is_ranked {
         let first = ranked.first().map(|(_, row)| row.pid);
-        all.hold(first == Some(known.victim.tid), || {
+        all.hold(first == Some(facts.tid), || {
             format!("by the table the kernel would have chosen {first:?}")
         });
-        all.expect("victim.role", &victim["role"], "chosen");
         all.expect("verdict.victim_rank", &event["verdict"]["victim_rank"], 1);
         let next = ranked.get(1);
         all.expect(
@@ -659,8 +720,11 @@ fn candidates(all: &mut Differences, event: &Value, known: &Known<'_>, report: &
         );
         let margin = next
             .zip(ranked.first())
-            .map(|((next, _), (first, _))| first - next);
+            .and_then(|((next, _), (first, _))| Some((*first)? - (*next)?));
         all.expect("verdict.margin", &event["verdict"]["margin_pages"], margin);
+    }
+    if !is_ranked {
+        all.expect("verdict", &event["verdict"], Value::Null);
     }
     let node = node_pages(event);
     let score = node.and_then(|node| Some((node, u64::try_from(oom_score(row, node)).ok()?)));
@@ -689,33 +753,52 @@ fn candidates(all: &mut Differences, event: &Value, known: &Known<'_>, report: &
     });
     for (rank, (item, (points, row))) in (1..).zip(items.iter().zip(&ranked)) {
         let name = |field: &str| format!("candidate {rank}, {field}");
-        all.expect(&name("rank"), &item["rank"], rank);
+        let player = contest
+            .players
+            .iter()
+            .find(|player| player.pid == row.tgid)
+            .or(contest.players.first().filter(|_| contest.others.is_none()));
+        let slack = if player.is_some() {
+            0
+        } else {
+            contest.others.unwrap_or_default()
+        };
+        all.expect(
+            &name("rank"),
+            &item["rank"],
+            if is_ranked { rank } else { 0 },
+        );
         all.expect(&name("pid"), &item["pid"], row.tgid);
         all.expect(&name("comm"), &item["comm"], text(&row.name));
-        all.expect(&name("badness"), &item["badness_pages"], *points);
+        all.hold(
+            item["badness_pages"].as_i64().zip(*points).map_or(
+                item["badness_pages"].is_null() && points.is_none(),
+                |(found, points)| found.abs_diff(points) <= slack / page(),
+            ),
+            || {
+                let found = &item["badness_pages"];
+                format!("{} is {found}, expected {points:?}", name("badness"))
+            },
+        );
         all.expect(
             &name("oom_score_adj"),
             &item["oom_score_adj"],
             row.oom_score_adj,
         );
-        all.near(
-            &name("rss"),
-            &item["rss_bytes"],
-            row.rss * page(),
-            if source == "kernel" {
-                candidates_error()
-            } else {
-                0
-            },
-        );
-        all.expect(&name("swap"), &item["swap_bytes"], row.swapents * page());
-        all.expect(
-            &name("pgtables"),
-            &item["pgtables_bytes"],
-            row.pgtables_bytes,
-        );
-        if source == "kernel" {
-            let id = known.victim.cgroup_id.to_string();
+        let sampling = if source == "kernel" {
+            candidates_error()
+        } else {
+            0
+        };
+        for (field, bytes, error) in [
+            ("rss_bytes", row.rss * page(), sampling),
+            ("swap_bytes", row.swapents * page(), 0),
+            ("pgtables_bytes", row.pgtables_bytes, 0),
+        ] {
+            all.near(&name(field), &item[field], bytes, error + slack);
+        }
+        if let (Some(player), "kernel") = (player, source) {
+            let id = player.cgroup_id.to_string();
             all.expect(&name("cgroup_id"), &item["cgroup_id"], id);
         }
     }

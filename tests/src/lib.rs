@@ -9,6 +9,7 @@
 pub mod cgroup;
 pub mod compare;
 pub mod facts;
+pub mod machine;
 pub mod oracle;
 pub mod scenarios;
 pub mod schema;

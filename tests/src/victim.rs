@@ -28,6 +28,8 @@ pub struct Look<'a> {
     pub comm: Option<&'a [u8]>,
     /// Its `oom_score_adj`.
     pub oom_score_adj: Option<i32>,
+    /// The memory node that its memory is bound to.
+    pub policy: Option<u32>,
 }
 
 impl Victim {
@@ -46,6 +48,9 @@ impl Victim {
         }
         if let Some(adj) = look.oom_score_adj {
             command.arg(format!("--oom-score-adj={adj}"));
+        }
+        if let Some(node) = look.policy {
+            command.arg(format!("--policy={node}"));
         }
         let mut child = command
             .args(mode)

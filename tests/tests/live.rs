@@ -56,6 +56,7 @@ live! {
     twenty_die_as_a_group
     storm_of_500
     losses_are_counted
+    machine_without_swap
     first_rung_alone
     hooks_are_in_every_event
     status_records

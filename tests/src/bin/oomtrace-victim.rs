@@ -1,7 +1,7 @@
 //! A process to be killed by the OOM killer, in many ways.
 //!
 //! ```text
-//! oomtrace-victim [--uid=N] [--comm=HEX] [--oom-score-adj=N] MODE
+//! oomtrace-victim [--uid=N] [--comm=HEX] [--oom-score-adj=N] [--policy=NODE] MODE
 //!   eat                 take anonymous memory until killed
 //!   share MIB           take MIB of shared memory, then as `eat`
 //!   hold MIB            take MIB, say "holding", and sleep
@@ -10,7 +10,7 @@
 //!   storm N             N children one after another take memory until killed
 //! ```
 //! It says "ready" and waits for a byte on standard input before it takes anything, so that it can
-//! be moved to a cgroup first.
+//! be moved to a cgroup first. `--policy` binds its memory to one memory node of the machine.
 
 use std::{ffi::CString, fs, io::Write, process::ExitCode};
 
@@ -42,6 +42,8 @@ fn run() -> Result<()> {
             set_comm(digits)?;
         } else if let Some(uid) = argument.strip_prefix("--uid=") {
             become_user(uid.parse().context("--uid")?)?;
+        } else if let Some(node) = argument.strip_prefix("--policy=") {
+            bind_to_node(node.parse().context("--policy")?)?;
         } else {
             mode.push(argument);
         }
@@ -215,6 +217,26 @@ fn set_comm(digits: &str) -> Result<()> {
         .map(|at| u8::from_str_radix(&digits[at..at + 2], 16))
         .collect::<Result<Vec<u8>, _>>()?;
     rustix::thread::set_name(&CString::new(bytes)?).context("setting the name")
+}
+
+/// Binds the memory this process takes from now on to one node.
+fn bind_to_node(node: u32) -> Result<()> {
+    let nodes: libc::c_ulong = 1 << node;
+    // SAFETY: the mask lives until the call returns, and is as long as said.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_set_mempolicy,
+            libc::MPOL_BIND,
+            &raw const nodes,
+            libc::c_ulong::BITS,
+        )
+    };
+    ensure!(
+        result == 0,
+        "set_mempolicy: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
 }
 
 fn become_user(uid: u32) -> Result<()> {

@@ -3,6 +3,7 @@
 //! The parser is for the kills a test makes itself, whose victim it knows. It asserts more than it
 //! forgives: what it does not find is an error, not a default.
 
+mod memory;
 mod report;
 
 use std::{
@@ -13,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub use memory::{MachineMemory, Zone};
 pub use report::{ConstraintLine, Counter, Header, Killed, MemcgLines, Report, Row};
 
 use crate::wait_for;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Account;
+use super::{Account, MachineMemory};
 use crate::facts::Facts;
 
 /// One report.
@@ -17,6 +17,8 @@ pub struct Report {
     pub trigger_tid: Option<u32>,
     /// What it says of the memory cgroup.
     pub memcg: MemcgLines,
+    /// What it says of the machine's memory.
+    pub memory: MachineMemory,
     /// The task table.
     pub rows: Vec<Row>,
     /// The line "oom-kill:".
@@ -107,6 +109,15 @@ impl ConstraintLine {
     /// Whether it is about the limit of this memory cgroup and about this victim; where it is cut,
     /// as far as it goes.
     pub fn names(&self, oom_memcg: &str, victim: &Facts) -> bool {
+        self.ends(&format!("oom_memcg={oom_memcg}"), victim)
+    }
+
+    /// Whether it is about no memory cgroup's limit, and about this victim.
+    pub fn names_of_machine(&self, victim: &Facts) -> bool {
+        self.ends("global_oom", victim)
+    }
+
+    fn ends(&self, whose: &str, victim: &Facts) -> bool {
         // The task that was chosen is the first thread, also where another one is then taken.
         let Facts {
             pid,
@@ -115,11 +126,11 @@ impl ConstraintLine {
             cgroup_path,
             ..
         } = victim;
-        let mut expected =
-            format!("oom_memcg={oom_memcg},task_memcg={cgroup_path},task=").into_bytes();
+        let mut expected = format!("{whose},task_memcg={cgroup_path},task=").into_bytes();
         expected.extend(leader_comm);
         expected.extend(format!(",pid={pid},uid={uid}").bytes());
-        let Some(at) = find(&self.rest, b",oom_memcg=") else {
+        let start = whose.split('=').next().unwrap_or_default();
+        let Some(at) = find(&self.rest, format!(",{start}").as_bytes()) else {
             return false;
         };
         let printed = &self.rest[at + 1..];
@@ -213,6 +224,7 @@ impl Open {
             return Ok(());
         }
         let text = String::from_utf8_lossy(line);
+        self.report.memory.line(&text)?;
         if let Some(columns) = text.strip_prefix("[  pid  ]") {
             self.columns = columns.split_whitespace().map(str::to_owned).collect();
         } else if text.starts_with("CPU: ") && self.report.trigger_tid.is_none() {

@@ -12,6 +12,7 @@ mod privileges;
 mod rungs;
 mod stopping;
 mod storms;
+mod whole_machine;
 
 use anyhow::Result;
 
@@ -20,6 +21,7 @@ use crate::{
     cgroup::Cgroup,
     compare::{self, Known, Limit, Memory},
     facts::Facts,
+    machine,
     oracle::Account,
     victim::{Look, Victim},
     watch::{Watch, with_report},
@@ -54,6 +56,10 @@ pub enum Needs {
     Nothing,
     /// The memory controller in a cgroup v2 hierarchy.
     CgroupV2,
+    /// A machine where nobody else can be killed.
+    Machine,
+    /// That, with the memory controller in a cgroup v2 hierarchy.
+    MachineWithCgroupV2,
     /// That the tracer uses all hooks it can, because it chooses them itself.
     AllHooks,
     /// Much time: it is played only where it is asked for by name, or where everything is.
@@ -66,10 +72,18 @@ impl Scenario {
     /// # Errors
     /// When something is not as it must be.
     pub fn run(&self, env: &Env) -> Result<Outcome> {
+        let own = || -> Result<_> {
+            Ok((!machine::is_own()?).then_some("it needs a machine of its own"))
+        };
+        let v2 = || -> Result<_> {
+            Ok((crate::cgroup::hierarchy()?.version != 2)
+                .then_some("the memory controller is not in a cgroup v2 hierarchy"))
+        };
         let lacking = match self.needs {
             Needs::Nothing | Needs::ToBeAskedFor => None,
-            Needs::CgroupV2 => (crate::cgroup::hierarchy()?.version != 2)
-                .then_some("the memory controller is not in a cgroup v2 hierarchy"),
+            Needs::CgroupV2 => v2()?,
+            Needs::Machine => own()?,
+            Needs::MachineWithCgroupV2 => own()?.or(v2()?),
             Needs::AllHooks => env.hooks.as_ref().map(|_| "the hooks are given"),
         };
         match lacking {
@@ -88,6 +102,7 @@ pub fn all() -> Vec<Scenario> {
         names::SCENARIOS,
         groups::SCENARIOS,
         storms::SCENARIOS,
+        whole_machine::SCENARIOS,
         rungs::SCENARIOS,
         stopping::SCENARIOS,
         output::SCENARIOS,
