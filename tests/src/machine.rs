@@ -1,11 +1,11 @@
 //! A machine of one's own. Where memory runs out for the whole machine, or in one of its nodes, the
 //! kernel may take anybody: that is played only where nobody else is.
 
-use std::{fs, os::unix::fs::MetadataExt};
+use std::{ffi::CString, fs, io, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::read;
+use crate::{read, wait_for};
 
 /// `PROC_PID_INIT_INO` in `include/linux/proc_ns.h`: the pid namespace of the machine itself.
 const INITIAL_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
@@ -40,6 +40,51 @@ pub fn meminfo(name: &str) -> Result<u64> {
 /// When `/proc` cannot be read.
 pub fn share_of_available(percent: u64) -> Result<u64> {
     Ok((meminfo("MemAvailable")? >> 20) * percent / 100)
+}
+
+/// The disk that the virtual machine has for it.
+const SWAP_DISK: &str = "/dev/nvme0n1";
+/// How much of it is used: soon full.
+const SWAP_BYTES: u64 = 64 << 20;
+
+/// Swap space, for as long as this lives.
+#[derive(Debug)]
+pub struct Swap(CString);
+
+impl Swap {
+    /// Writes a swap header to the disk (`union swap_header` in `include/linux/swap.h`) and
+    /// swaps to it.
+    ///
+    /// # Errors
+    /// When the disk is missing, though this machine should have it, or is refused.
+    pub fn on() -> Result<Self> {
+        ensure!(is_own()?, "this is nobody's own machine");
+        let page = rustix::param::page_size();
+        let last_page = u32::try_from(SWAP_BYTES / page as u64 - 1)?;
+        let mut header = vec![0; page];
+        header[page - 10..].copy_from_slice(b"SWAPSPACE2");
+        let version = 1_u32;
+        header[1024..1028].copy_from_slice(&version.to_ne_bytes());
+        header[1028..1032].copy_from_slice(&last_page.to_ne_bytes());
+        wait_for("the disk to swap to", || {
+            Ok(Path::new(SWAP_DISK).exists().then_some(()))
+        })?;
+        fs::write(SWAP_DISK, header).with_context(|| format!("writing to {SWAP_DISK}"))?;
+        let disk = CString::new(SWAP_DISK)?;
+        // SAFETY: a string that ends in NUL.
+        let result = unsafe { libc::swapon(disk.as_ptr(), 0) };
+        ensure!(result == 0, "swapon: {}", io::Error::last_os_error());
+        Ok(Self(disk))
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        // SAFETY: as above.
+        if unsafe { libc::swapoff(self.0.as_ptr()) } != 0 {
+            eprintln!("swapoff: {}", io::Error::last_os_error());
+        }
+    }
 }
 
 /// A kernel setting that is put back when this is dropped.

@@ -57,6 +57,7 @@ live! {
     storm_of_500
     losses_are_counted
     machine_without_swap
+    machine_with_swap
     first_rung_alone
     hooks_are_in_every_event
     status_records
