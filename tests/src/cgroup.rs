@@ -170,6 +170,23 @@ impl Cgroup {
         write(&self.directory.join("memory.oom.group"), "1")
     }
 
+    /// How many kills the kernel has counted in it and below: `oom_kill` in `memory.events` (v2) or
+    /// `memory.oom_control` (v1).
+    ///
+    /// # Errors
+    /// When there is no such count.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let file = self.directory.join(if self.version() == 2 {
+            "memory.events"
+        } else {
+            "memory.oom_control"
+        });
+        read(&file)?
+            .lines()
+            .find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok())
+            .with_context(|| format!("{} has no oom_kill", file.display()))
+    }
+
     /// Moves a process in.
     ///
     /// # Errors

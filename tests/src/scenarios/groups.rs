@@ -89,6 +89,8 @@ fn twenty_die_one_after_another(env: &Env) -> Result<Outcome> {
         let ended = watch.stop()?;
         let totals = &ended.farewell()?["totals"];
         ensure!(totals["kills"].as_u64() >= Some(COUNT as u64), "{totals}");
+        let counted = cgroup.oom_kills()?;
+        ensure!(counted == COUNT as u64, "the cgroup counted {counted}");
         Ok((in_full > 0 || !merges_the_log(env)).then_some(()))
     })?;
     Ok(Outcome::Passed)
@@ -171,10 +173,13 @@ fn twenty_die_as_a_group(env: &Env) -> Result<Outcome> {
         );
         let ended = watch.stop()?;
         let counts = &ended.farewell()?["reconciliation"];
-        // The group scan walks over the chosen one again.
+        // The group scan walks over the chosen one again, and the cgroup counts it again.
+        let repeated = counts["repeated"].as_u64().context("repeated")?;
+        ensure!(repeated >= 1, "{counts}");
+        let counted = cgroup.oom_kills()?;
         ensure!(
-            counts["repeated"].as_u64().context("repeated")? >= 1,
-            "{counts}"
+            counted == COUNT as u64 + repeated,
+            "the cgroup counted {counted}, with {repeated} repeated"
         );
         Ok(report.map(|_| ()))
     })?;
