@@ -37,6 +37,9 @@ pub struct Env {
     pub victim: PathBuf,
     /// Passed to the tracer as `--hooks`, to force a lower rung of the ladder.
     pub hooks: Option<String>,
+    /// Where a [`watch::Watch`] leaves what it saw: this name with `.kmsg` (the records of the kernel
+    /// log) and with `.jsonl` (those of the tracer).
+    pub record: Option<PathBuf>,
 }
 
 impl Env {

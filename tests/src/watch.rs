@@ -1,6 +1,6 @@
 //! A kill seen from both sides: through the tracer and through the kernel log.
 
-use std::time::Duration;
+use std::{fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -25,6 +25,7 @@ pub struct Watch {
     /// The kernel log.
     pub log: KernelLog,
     since_ns: u64,
+    record: Option<PathBuf>,
 }
 
 /// One kill, from both sides.
@@ -50,6 +51,7 @@ impl Watch {
             tracer: Tracer::start(env, args)?,
             log,
             since_ns,
+            record: env.record.clone(),
         })
     }
 
@@ -95,8 +97,17 @@ impl Watch {
     ///
     /// # Errors
     /// When it does not end well, or kills are unaccounted for.
-    pub fn stop(self) -> Result<Ended> {
+    pub fn stop(mut self) -> Result<Ended> {
         let ended = self.tracer.stop()?;
+        if let Some(name) = &self.record {
+            self.log.read()?;
+            let mut lines = String::new();
+            for record in &ended.records {
+                lines += &format!("{record}\n");
+            }
+            fs::write(name.with_extension("kmsg"), &self.log.raw)?;
+            fs::write(name.with_extension("jsonl"), lines)?;
+        }
         let counts = &ended.farewell()?["reconciliation"];
         anyhow::ensure!(
             counts["unaccounted"] == 0,

@@ -119,6 +119,7 @@ fn environment() -> Result<&'static Env> {
             oomtrace: oomtrace.map_err(|error| format!("{error:#}"))?,
             victim: env!("CARGO_BIN_EXE_oomtrace-victim").into(),
             hooks: env::var("OOMTRACE_HOOKS").ok(),
+            record: None,
         })
     });
     match environment {

@@ -7,6 +7,7 @@
 //!
 //! - `oomtrace.scenarios=a,b`: only these; `all`: also those that take long
 //! - `oomtrace.hooks=LIST`: `--hooks` of the tracer
+//! - `oomtrace.record`: print what was seen of the scenarios worth keeping, `RECORDED FILE LINE`
 //! - `oomtrace.cgroup=v1`: the memory controller in a cgroup v1 hierarchy
 
 use std::{
@@ -34,11 +35,22 @@ use rustix::{
 };
 use serde_json::{Value, json};
 
+/// The scenarios of which the log and the records are kept: each shows the kernel's report in
+/// another way.
+const KEPT: [&str; 6] = [
+    "single_process",
+    "victim_is_not_the_trigger",
+    "shared_memory",
+    "twenty_die_as_a_group",
+    "machine_without_swap",
+    "machine_with_swap",
+];
+
 fn main() -> ExitCode {
     if std::process::id() != 1 {
         let names: Vec<String> = env::args().skip(1).collect();
         let hooks = env::var("OOMTRACE_HOOKS").ok();
-        return if run_all(&names, hooks) {
+        return if run_all(&names, hooks, false) {
             ExitCode::SUCCESS
         } else {
             ExitCode::FAILURE
@@ -122,7 +134,10 @@ fn boot() -> Result<Option<&'static str>> {
                 .collect()
         })
         .unwrap_or_default();
-    run_all(&names, option("hooks").map(str::to_owned));
+    let record = line
+        .split_whitespace()
+        .any(|word| word == "oomtrace.record");
+    run_all(&names, option("hooks").map(str::to_owned), record);
     Ok(None)
 }
 
@@ -144,7 +159,7 @@ fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {
 }
 
 /// Runs the scenarios of these names, or all. Whether none failed.
-fn run_all(names: &[String], hooks: Option<String>) -> bool {
+fn run_all(names: &[String], hooks: Option<String>, record: bool) -> bool {
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     let scenarios = match chosen(names) {
         Ok(scenarios) => scenarios,
@@ -161,13 +176,20 @@ fn run_all(names: &[String], hooks: Option<String>) -> bool {
         oomtrace: program("OOMTRACE_BIN", "oomtrace"),
         victim: program("OOMTRACE_VICTIM", "oomtrace-victim"),
         hooks,
+        record: None,
     };
     say(&format!("MACHINE {}", machine(&env)));
     for scenario in scenarios {
         let name = scenario.name;
+        let keep = (record && KEPT.contains(&name)).then(|| Path::new("/tmp").join(name));
+        let env = Env {
+            record: keep.clone(),
+            ..env.clone()
+        };
         match scenario.run(&env) {
             Ok(Outcome::Passed) => {
                 passed += 1;
+                keep.iter().for_each(|keep| print_record(keep));
                 say(&format!("SCENARIO {name} ok"));
             }
             Ok(Outcome::Skipped(reason)) => {
@@ -184,6 +206,20 @@ fn run_all(names: &[String], hooks: Option<String>) -> bool {
         "GUEST DONE passed={passed} failed={failed} skipped={skipped}"
     ));
     failed == 0
+}
+
+/// Prints what a watch left behind.
+fn print_record(keep: &Path) {
+    for extension in ["kmsg", "jsonl"] {
+        let file = keep.with_extension(extension);
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        // The log escapes what is not printable, and JSON is UTF-8.
+        let bytes = fs::read(&file).unwrap_or_default();
+        for line in String::from_utf8_lossy(&bytes).lines() {
+            say(&format!("RECORDED {name} {line}"));
+        }
+        let _ = fs::remove_file(&file);
+    }
 }
 
 /// The kernel, and the hooks that the tracer has there: as it says at its end, when it knows which

@@ -25,6 +25,8 @@ pub struct KernelLog {
     file: File,
     /// Messages of the kernel so far, without their prefix.
     lines: Vec<Vec<u8>>,
+    /// The same, as they were read.
+    pub raw: Vec<u8>,
 }
 
 /// What the kernel said of one victim.
@@ -52,6 +54,7 @@ impl KernelLog {
         Ok(Self {
             file,
             lines: Vec::new(),
+            raw: Vec::new(),
         })
     }
 
@@ -66,6 +69,7 @@ impl KernelLog {
                 Ok(length) => {
                     if let Some(line) = message(&record[..length]) {
                         self.lines.push(line);
+                        self.raw.extend(&record[..length]);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),

@@ -100,6 +100,8 @@ enum Word<'a> {
     Machine(Value),
     /// How a scenario went: its name and the rest.
     Scenario(&'a str, &'a str),
+    /// A line of a file to keep.
+    Recorded(&'a str, &'a str),
     /// The guest is through.
     Done(Tally),
     /// The kernel is not well.
@@ -193,6 +195,7 @@ pub fn boot(
                 cell.note(name, how, seconds);
                 last = Instant::now();
             }
+            Some(Word::Recorded(file, line)) => cell.record(file, line),
             Some(Word::Done(tally)) => done = Some(tally),
             Some(Word::Panic) => bail!("{}", String::from_utf8_lossy(&line).trim()),
             None => {}
@@ -269,6 +272,10 @@ fn parse(line: &str) -> Option<Word<'_>> {
     if let Some((_, told)) = line.split_once("MACHINE ") {
         return serde_json::from_str(told).ok().map(Word::Machine);
     }
+    if let Some((_, rest)) = line.split_once("RECORDED ") {
+        let (file, line) = rest.split_once(' ')?;
+        return Some(Word::Recorded(file, line));
+    }
     let (_, rest) = line.split_once("SCENARIO ")?;
     let (name, how) = rest.split_once(' ')?;
     ["ok", "skip", "FAIL"]
@@ -299,6 +306,10 @@ mod tests {
                 failed: 1,
                 skipped: 2
             }))
+        );
+        assert_eq!(
+            parse("RECORDED a.kmsg 6,1,2,-;a b"),
+            Some(Word::Recorded("a.kmsg", "6,1,2,-;a b"))
         );
         assert_eq!(
             parse("[ 1.0] Kernel panic - not syncing: x"),

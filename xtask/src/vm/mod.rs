@@ -40,6 +40,9 @@ pub struct Args {
     /// Added to the kernel's command line, such as oomtrace.cgroup=v1
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     append: Option<String>,
+    /// Keep the kernel logs and the events of some scenarios under tests/recorded/
+    #[arg(long)]
+    record: bool,
     /// Look for newer kernels than those fetched before
     #[arg(long)]
     refresh: bool,
@@ -81,6 +84,9 @@ impl Args {
         }
         // The guest takes the first of its options that there are several of.
         append.extend(self.append.clone());
+        if self.record {
+            append.push("oomtrace.record".to_owned());
+        }
         append.push(variant.append.to_owned());
         append.join(" ").trim().to_owned()
     }
@@ -168,6 +174,13 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
                 cell.seconds,
                 log.display()
             );
+            if args.record {
+                cell.write_recorded(
+                    &sh::root()
+                        .join("tests/recorded")
+                        .join(format!("{name}.{}", variant.name)),
+                )?;
+            }
             if args.is_whole() {
                 cell.write(&cache.join("results"), name, &image.origin, variant.name)?;
             }

@@ -1,6 +1,6 @@
 //! What came of a boot, for people who read it later and for `--document`.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -31,9 +31,28 @@ pub struct Cell {
     pub error: Option<String>,
     /// How long it took, from power on to power off.
     pub seconds: f32,
+    /// What the guest printed to be kept, by file.
+    recorded: BTreeMap<String, String>,
 }
 
 impl Cell {
+    /// Takes a line of a file to keep.
+    pub fn record(&mut self, file: &str, line: &str) {
+        let text = self.recorded.entry(file.to_owned()).or_default();
+        *text += line;
+        text.push('\n');
+    }
+
+    /// Writes the files to keep.
+    pub fn write_recorded(&self, folder: &Path) -> Result<()> {
+        fs::create_dir_all(folder)?;
+        for (name, text) in &self.recorded {
+            let file = folder.join(name);
+            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+        }
+        Ok(())
+    }
+
     /// The counts; a machine that died counts as a scenario that failed.
     pub fn tally(&self) -> Tally {
         let count = |outcome: &str| {
