@@ -67,7 +67,7 @@ pub const KERNELS: &[Kernel] = &[
     },
     Kernel {
         name: "6.12-arm64",
-        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-cloud-arm64(-unsigned)?$",
+        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-cloud-arm64$",
         suites: &["bookworm", "bookworm-security"],
         machine: &AARCH64,
         ..DEFAULT
@@ -75,7 +75,7 @@ pub const KERNELS: &[Kernel] = &[
     Kernel {
         name: "6.12-arm64-16k",
         // Pages of 16 KiB.
-        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-arm64-16k(-unsigned)?$",
+        packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-arm64-16k$",
         suites: &["bookworm", "bookworm-security"],
         machine: &AARCH64,
         ..DEFAULT
