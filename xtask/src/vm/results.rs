@@ -1,8 +1,9 @@
 //! What came of a boot, for people who read it later and for `--document`.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
+use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 
 use super::machine::Tally;
@@ -47,8 +48,12 @@ impl Cell {
     pub fn write_recorded(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         for (name, text) in &self.recorded {
-            let file = folder.join(name);
-            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+            let file = folder.join(format!("{name}.gz"));
+            // Without a time of its own, so that the same bytes make the same file.
+            let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+            packed.write_all(text.as_bytes())?;
+            fs::write(&file, packed.finish()?)
+                .with_context(|| format!("writing {}", file.display()))?;
         }
         Ok(())
     }
