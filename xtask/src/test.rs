@@ -9,15 +9,19 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{install, sh, vm};
 
-/// The kernel that is tried in a virtual machine, besides the one at hand.
-const VM_KERNEL: &str = "6.12";
+/// The kernels that are tried in a virtual machine, besides the one at hand: the oldest, the newest,
+/// and one in between.
+const VM_KERNELS: [&str; 3] = ["5.10", "6.12", "7.3"];
 
 /// `--help` tells.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Without the virtual machine
+    /// Without virtual machines
     #[arg(long)]
     fast: bool,
+    /// All kernels in all variants of the machine, which takes more than an hour
+    #[arg(long, conflicts_with = "fast")]
+    matrix: bool,
 }
 
 /// Installs what is missing, runs the tests, and counts.
@@ -25,7 +29,11 @@ pub fn run(args: &Args) -> Result<()> {
     install::run()?;
     let (mut passed, mut failed) = cargo_test()?;
     if !args.fast {
-        let tally = vm::boot_all(&vm::Args::on(VM_KERNEL))?;
+        let tally = vm::boot_all(&if args.matrix {
+            vm::Args::matrix()
+        } else {
+            vm::Args::on(&VM_KERNELS)
+        })?;
         passed += tally.passed as u64;
         failed += tally.failed as u64;
     }

@@ -49,11 +49,19 @@ pub struct Args {
 }
 
 impl Args {
-    /// All scenarios on one kernel.
-    pub fn on(kernel: &str) -> Self {
+    /// All scenarios on these kernels.
+    pub fn on(kernels: &[&str]) -> Self {
         Self {
-            kernel: vec![kernel.to_owned()],
+            kernel: kernels.iter().map(|&kernel| kernel.to_owned()).collect(),
             ..Self::default()
+        }
+    }
+
+    /// All kernels in all variants.
+    pub fn matrix() -> Self {
+        Self {
+            variant: vec!["all".to_owned()],
+            ..Self::on(&["all"])
         }
     }
 
