@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsStr,
     fmt::Write as _,
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -133,4 +134,21 @@ pub fn sha256(bytes: &[u8]) -> String {
             let _ = write!(text, "{byte:02x}");
             text
         })
+}
+
+/// Replaces what is between `<!-- NAME:begin -->` and `<!-- NAME:end -->`.
+pub fn put_between_markers(file: &Path, name: &str, table: &str) -> Result<()> {
+    let (begin, end) = (
+        format!("<!-- {name}:begin -->\n"),
+        format!("<!-- {name}:end -->"),
+    );
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let (before, rest) = text
+        .split_once(&begin)
+        .with_context(|| format!("{} has no line {begin:?}", file.display()))?;
+    let (_, after) = rest
+        .split_once(&end)
+        .with_context(|| format!("{} has no line {end:?}", file.display()))?;
+    fs::write(file, format!("{before}{begin}\n{table}\n{end}{after}"))
+        .with_context(|| format!("writing {}", file.display()))
 }

@@ -11,11 +11,7 @@ mod stats;
 mod tool;
 mod victim;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
 
@@ -76,22 +72,11 @@ pub fn run(args: &Args) -> Result<()> {
             .with_context(|| format!("writing {}", file.display()))?;
     }
     if args.markdown {
-        put_between_markers(&sh::root().join("docs/performance.md"), &report.to_string())?;
+        sh::put_between_markers(
+            &sh::root().join("docs/performance.md"),
+            "bench",
+            &report.to_string(),
+        )?;
     }
     Ok(())
-}
-
-/// Replaces what is between the markers.
-fn put_between_markers(file: &Path, table: &str) -> Result<()> {
-    const BEGIN: &str = "<!-- bench:begin -->\n";
-    const END: &str = "<!-- bench:end -->";
-    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .with_context(|| format!("{} has no line {BEGIN:?}", file.display()))?;
-    let (_, after) = rest
-        .split_once(END)
-        .with_context(|| format!("{} has no line {END:?}", file.display()))?;
-    fs::write(file, format!("{before}{BEGIN}\n{table}\n{END}{after}"))
-        .with_context(|| format!("writing {}", file.display()))
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: other kernels, booted under QEMU with a guest that plays the scenarios.
 
 mod apt;
+mod document;
 mod guest;
 mod kernels;
 mod machine;
@@ -43,6 +44,9 @@ pub struct Args {
     /// Keep the kernel logs and the events of some scenarios under tests/recorded/
     #[arg(long)]
     record: bool,
+    /// Boot nothing: write docs/kernels.md from what earlier boots saw
+    #[arg(long)]
+    document: bool,
     /// Look for newer kernels than those fetched before
     #[arg(long)]
     refresh: bool,
@@ -102,6 +106,9 @@ impl Args {
 
 /// Boots the kernels; fails unless all is well on each.
 pub fn run(args: &Args) -> Result<()> {
+    if args.document {
+        return document::write(&sh::target().join("vm/results"));
+    }
     let tally = boot_all(args)?;
     println!(
         "\n{} passed, {} failed, {} skipped",
