@@ -253,6 +253,10 @@ pub struct CandidateList {
     pub total: u32,
     /// How many of `items` are filled; only these are sent.
     pub listed: u32,
+    /// Tasks that could not be chosen, such as those at -1000.
+    pub spared: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// The highest-scored, in no order.
     pub items: [Candidate; CANDIDATE_SLOTS],
 }
@@ -277,7 +281,7 @@ pub struct Reap {
     pub header: Header,
     /// Thread id of the victim.
     pub tid: u32,
-    /// 1 began, 2 finished, 3 skipped: its memory was already gone.
+    /// 1 began, 2 finished, 3 skipped: its address space was locked, or gone.
     pub step: u32,
 }
 

@@ -23,9 +23,16 @@ pub fn begin() {
     decision.began_ns = unsafe { bpf_ktime_get_boot_ns() };
     decision.killing = 0;
     if let Some(list) = candidates() {
-        list.total = 0;
-        list.listed = 0;
+        clear(list);
     }
+}
+
+#[inline(always)]
+fn clear(list: &mut CandidateList) {
+    list.total = 0;
+    list.listed = 0;
+    list.spared = 0;
+    list.pad = 0;
 }
 
 #[inline(always)]
@@ -38,13 +45,17 @@ fn candidates() -> Option<&'static mut CandidateList> {
 /// task that decides counts.
 #[inline(always)]
 pub fn scored(task: Address, points: i64) {
-    if points == NOT_ELIGIBLE || maps::own_decision().is_none_or(|own| own.killing == 1) {
+    if maps::own_decision().is_none_or(|own| own.killing == 1) {
         return;
     }
     let Some(decision) = maps::decision() else {
         return;
     };
     let Some(list) = candidates() else { return };
+    if points == NOT_ELIGIBLE {
+        list.spared = list.spared.wrapping_add(1);
+        return;
+    }
     list.total = list.total.wrapping_add(1);
     let listed = list.listed as usize;
     let place = if listed < CANDIDATE_SLOTS {
@@ -117,6 +128,7 @@ pub fn decided(oc: Address, message: Address) {
         decision.began_ns = unsafe { bpf_ktime_get_boot_ns() };
     }
     decision.killing = 1;
+    decision.chosen = oc.follow(offset!(oc_chosen)).0;
 
     if let Some(list) = candidates() {
         let listed = list.listed as usize;
@@ -127,8 +139,7 @@ pub fn decided(oc: Address, message: Address) {
             // SAFETY: `listed` items are filled.
             unsafe { maps::send(RecordKind::Candidates, list, size) };
         }
-        list.total = 0;
-        list.listed = 0;
+        clear(list);
     }
 
     let Some(slot) = DECIDED.get_ptr_mut(0) else {

@@ -33,6 +33,8 @@ pub struct Decision {
     pub lowest_slot: u32,
     /// 1 from the entry of `oom_kill_process` to its return.
     pub killing: u32,
+    /// The task that was chosen, from the entry of `oom_kill_process` on.
+    pub chosen: u64,
     /// The task `oom_badness` is scoring, for the kprobe that sees only its return.
     pub scoring: u64,
     /// The task that marked a victim last, and that victim's address space.

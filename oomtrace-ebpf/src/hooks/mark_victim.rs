@@ -27,12 +27,13 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
         let task = Address(ctx.arg(0));
         (task, killed == Some(task.0))
     } else {
-        // Only the thread id is passed. The task is the one just killed, or the current one.
+        // Only the thread id is passed. The task is the one just killed, the one chosen, or the
+        // current one.
         let tid: u32 = ctx.arg(0);
         match killed.map(Address) {
             Some(task) if task.read::<u32>(offset!(task_pid)) == tid => (task, true),
             _ if tid == by as u32 => (current(), false),
-            _ => (Address(0), false),
+            _ => (chosen(tid), false),
         }
     };
     if live_kill {
@@ -79,7 +80,6 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     let pid = record.victim.pid;
     let size = size_of::<VictimRecord>() + tail.bounded();
     record.header = maps::header(RecordKind::Victim, size);
-    maps::follow(pid, record.header.time_ns);
     if let Some(decision) = maps::decision() {
         decision.last_by = by;
         decision.last_mm = mm.0;
@@ -93,8 +93,27 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     if !sent && flags & VICTIM_LIVE_KILL != 0 {
         maps::count(|counters| unsafe { &raw mut (*counters).dropped_kills });
     }
+    // Not before the record has gone: its exit must come after it.
+    // SAFETY: as above.
+    maps::follow(pid, unsafe {
+        (&raw const record.header.time_ns).read_volatile()
+    });
+    super::sched_process_exit::if_gone(task, pid);
     debug!(&ctx, "mark_victim: pid {} by {}", pid, ctx.pid());
     0
+}
+
+/// The task that this decision chose, if it has this thread id; null where that is not hooked.
+#[inline(always)]
+fn chosen(tid: u32) -> Address {
+    let chosen = maps::own_decision()
+        .filter(|decision| decision.killing == 1)
+        .map_or(Address(0), |decision| Address(decision.chosen));
+    if chosen.read::<u32>(offset!(task_pid)) == tid {
+        chosen
+    } else {
+        Address(0)
+    }
 }
 
 /// The task that runs the OOM killer.

@@ -566,6 +566,9 @@ pub struct Verdict {
     pub runner_up_pid: Option<u32>,
     /// By how many pages the victim is ahead of it.
     pub margin_pages: Option<i64>,
+    /// What is charged to the memory cgroup and in no process of it, so that killing frees none of
+    /// it: at least this much, 0 where processes hold all.
+    pub unowned_bytes: Option<u64>,
 }
 
 /// Where facts beyond the kernel's came from.
@@ -600,7 +603,7 @@ pub struct OomOutcome {
     pub exit_latency_ns: Option<u64>,
     /// Whether the OOM reaper freed its memory before it exited.
     pub reaped: bool,
-    /// Whether the OOM reaper found that it had nothing left to free.
+    /// Whether the OOM reaper came and could not get at its memory, or found it gone.
     pub reap_skipped: bool,
     /// The machine's memory afterwards: not what the decision saw.
     pub after: Option<After>,

@@ -126,7 +126,8 @@ impl Assembler {
         let total_pages = oom.total_bytes.map(|bytes| bytes / self.page_size);
         let ranking = self.ranking(kill, total_pages);
         let victim = self.victim(kill, &ranking, node_pages, clock);
-        let verdict = verdict(&ranking, task.pid);
+        let unowned_bytes = self.unowned_bytes(kill, oom.memcg.as_ref());
+        let verdict = verdict(&ranking, task.pid, unowned_bytes);
         let event = Box::new(OomKill {
             head,
             oom_id: oom_id(self.boot_id(), kill.began_ns),
@@ -146,20 +147,14 @@ impl Assembler {
 
     fn oom(&self, kill: &Kill, node_bytes: u64, node_swap_bytes: u64) -> Oom {
         let Kill {
-            decision,
-            report,
-            killed_line,
-            ..
+            decision, report, ..
         } = kill;
         let (decision, report) = (decision.as_deref(), report.as_deref());
         let constraint = match (decision, report) {
             (Some(decision), _) => constraint_of_number(decision.constraint),
             (None, Some(report)) => report.constraint.as_ref().and_then(constraint_of_name),
             // `out_of_memory` says this of a memory cgroup's limit and of nothing else.
-            (None, None) => killed_line
-                .as_ref()
-                .filter(|line| line.message == MEMCG_MESSAGE)
-                .map(|_| Constraint::Memcg),
+            (None, None) => (kill.message() == Some(MEMCG_MESSAGE)).then_some(Constraint::Memcg),
         };
         let memcg = self.memcg(kill, constraint);
         let gfp_mask = decision
@@ -168,9 +163,6 @@ impl Assembler {
         let order = decision
             .map(|decision| decision.order)
             .or_else(|| report.and_then(|report| report.order));
-        let message = decision
-            .map(|decision| decision.message.as_slice())
-            .or_else(|| killed_line.as_ref().map(|line| line.message.as_slice()));
         let total_bytes = match (decision, constraint) {
             (Some(decision), _) => decision.total_pages.checked_mul(self.page_size),
             (None, Some(Constraint::None)) => Some(node_bytes),
@@ -186,7 +178,7 @@ impl Assembler {
         Oom {
             constraint,
             scope: scope(constraint, memcg.as_ref()),
-            message: message.map(text),
+            message: kill.message().map(text),
             gfp_mask: gfp_mask.map(|mask| format!("{mask:#x}")),
             gfp_flags: gfp_mask.map(|mask| {
                 match report.and_then(|report| report.gfp_flags.as_deref()) {
@@ -201,7 +193,7 @@ impl Assembler {
             node_memory: report.and_then(|report| self.node_memory(&report.node)),
             mark_path: if kill.victim.killed {
                 None
-            } else if kill.victim.task.tid == kill.victim.trigger.tid {
+            } else if kill.victim.asked_while_exiting() {
                 Some(MarkPath::AllocatingTask)
             } else {
                 Some(MarkPath::ChosenTask)
@@ -413,7 +405,7 @@ impl Assembler {
         let chosen = kill
             .decision
             .as_deref()
-            .filter(|decision| chose(decision, *pid));
+            .filter(|decision| kill.compared() && chose(decision, *pid));
         let badness_pages = chosen.map(|decision| decision.chosen_points).or_else(|| {
             let pid = (*pid)?;
             ranking
@@ -474,6 +466,9 @@ impl Assembler {
     /// The candidates, highest points first: the kernel's own list, else the task table. Of the
     /// first only the highest are recorded, so the second is taken where more are asked for.
     fn ranking(&self, kill: &Kill, total_pages: Option<u64>) -> Option<Ranking> {
+        if !kill.compared() {
+            return None;
+        }
         let table = kill
             .report
             .as_deref()
@@ -548,6 +543,40 @@ impl Assembler {
         })
     }
 
+    /// What is charged to the memory cgroup and in no process of it, as far as all of them are known.
+    fn unowned_bytes(&self, kill: &Kill, memcg: Option<&Memcg>) -> Option<u64> {
+        let table = kill
+            .report
+            .as_deref()
+            .and_then(|report| report.table.as_ref())
+            .filter(|table| table.rows.len() as u64 == table.total);
+        // The task table has those, too, that cannot be chosen; the kernel's own list does not.
+        let held: Option<u64> = if let Some(table) = table {
+            let held = table
+                .rows
+                .iter()
+                .map(|row| self.held_bytes(row.rss_pages?, row.pgtables_bytes?));
+            held.sum()
+        } else {
+            let scored = kill.scored.as_deref()?;
+            if scored.items.len() != scored.total as usize || scored.spared != 0 {
+                return None;
+            }
+            let held = scored.items.iter().map(|task| {
+                let memory = task.memory?;
+                self.held_bytes(memory.rss_pages(), memory.pgtables_bytes)
+            });
+            held.sum()
+        };
+        Some(memcg?.usage_bytes?.saturating_sub(held?))
+    }
+
+    fn held_bytes(&self, rss_pages: u64, pgtables_bytes: u64) -> Option<u64> {
+        rss_pages
+            .checked_mul(self.page_size)?
+            .checked_add(pgtables_bytes)
+    }
+
     fn row_points(&self, row: &TaskRow, total_pages: Option<u64>) -> Option<i64> {
         let held = Footprint {
             rss_pages: row.rss_pages?,
@@ -584,7 +613,11 @@ fn number(mut items: Vec<Candidate>) -> Vec<Candidate> {
     items
 }
 
-fn verdict(ranking: &Option<Ranking>, victim: Option<u32>) -> Option<Verdict> {
+fn verdict(
+    ranking: &Option<Ranking>,
+    victim: Option<u32>,
+    unowned_bytes: Option<u64>,
+) -> Option<Verdict> {
     let items = &ranking.as_ref()?.items;
     let at = items.iter().position(|item| Some(item.pid) == victim)?;
     let item = items.get(at).filter(|item| item.rank != 0)?;
@@ -593,6 +626,7 @@ fn verdict(ranking: &Option<Ranking>, victim: Option<u32>) -> Option<Verdict> {
         victim_rank: Some(item.rank),
         runner_up_pid: next.map(|next| next.pid),
         margin_pages: next.and_then(|next| item.badness_pages?.checked_sub(next.badness_pages?)),
+        unowned_bytes,
     })
 }
 

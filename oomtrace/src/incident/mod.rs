@@ -39,6 +39,10 @@ pub const STUCK_NS: u64 = 10_000_000_000;
 /// How long a line of the kernel log waits for its kill: after that, the kill was lost.
 const LINE_PATIENCE_NS: u64 = 5_000_000_000;
 
+/// What `out_of_memory` (`mm/oom_kill.c`) calls a decision by `vm.oom_kill_allocating_task`: it
+/// takes the task that asked, without comparing any.
+const ALLOCATING_TASK_MESSAGE: &[u8] = b"Out of memory (oom_kill_allocating_task)";
+
 /// Kills under way; more than can wait at once even in a storm.
 const MAX_PENDING: usize = 1024;
 /// Lines of the kernel log whose kill has not come yet.
@@ -64,6 +68,8 @@ pub struct Sources {
 pub struct Scored {
     /// How many there were.
     pub total: u32,
+    /// Tasks that could not be chosen.
+    pub spared: u32,
     /// Those with the highest points, highest first.
     pub items: Vec<ScoredTask>,
 }
@@ -110,7 +116,7 @@ pub struct Outcome {
     pub comm: Vec<u8>,
     /// The OOM reaper freed its memory.
     pub reaped: bool,
-    /// The OOM reaper found nothing to free.
+    /// The OOM reaper could not get at its memory, or found it gone.
     pub reap_skipped: bool,
 }
 
@@ -262,12 +268,18 @@ impl Joiner {
             Record::Candidates {
                 decision_ns,
                 total,
+                spared,
                 mut items,
             } => {
                 // Among equals the kernel takes the later one, and so the last stands first.
                 items.reverse();
                 items.sort_by_key(|item| std::cmp::Reverse(item.points));
-                self.scored = Some((decision_ns, Rc::new(Scored { total, items })));
+                let scored = Scored {
+                    total,
+                    spared,
+                    items,
+                };
+                self.scored = Some((decision_ns, Rc::new(scored)));
             }
             Record::ReportBegin => self.deciding = true,
             Record::Decision(decision) => {
@@ -277,8 +289,7 @@ impl Joiner {
                     .take()
                     .filter(|(decision_ns, _)| *decision_ns == decision.decision_ns)
                     .map(|(_, scored)| scored);
-                // `vm.oom_kill_allocating_task` takes the allocating task without comparing any.
-                self.unscored |= scored.is_none() && !decision.message.ends_with(b"task)");
+                self.unscored |= scored.is_none() && decision.message != ALLOCATING_TASK_MESSAGE;
                 if self.decisions.len() == MAX_DECISIONS {
                     self.decisions.pop_front();
                 }
@@ -294,7 +305,9 @@ impl Joiner {
                 self.deciding = false;
                 self.victim(Rc::from(victim), now_ns);
             }
-            Record::Exit { time_ns, pid } => self.exit(pid, time_ns),
+            Record::Exit { time_ns, pid } if self.sources.exits => self.exit(pid, time_ns),
+            // The mark may tell of it, too, but not of every one.
+            Record::Exit { .. } => {}
             Record::Reap { tid, step } => {
                 if let Some(followed) = self.followed.values_mut().find(|dying| dying.tid == tid) {
                     followed.reaped |= step == ReapStep::Finish;
@@ -462,7 +475,8 @@ impl Joiner {
         let role = match &decision {
             Some(decision) if decision.chosen_pid == victim.task.pid => Some(Role::Chosen),
             Some(_) => Some(Role::GroupMember),
-            None => (!in_group).then_some(Role::Chosen),
+            // Who was exiting and asked for memory was not chosen.
+            None => (!in_group && !victim.asked_while_exiting()).then_some(Role::Chosen),
         };
         let pending = Pending {
             arrived_ns: now_ns,
@@ -700,6 +714,23 @@ impl Pending {
 }
 
 impl Kill {
+    /// The kernel's words for the decision.
+    fn message(&self) -> Option<&[u8]> {
+        let decision = self.decision.as_deref();
+        decision
+            .map(|decision| decision.message.as_slice())
+            .or_else(|| {
+                self.killed_line
+                    .as_ref()
+                    .map(|line| line.message.as_slice())
+            })
+    }
+
+    /// Whether the kernel compared candidates.
+    fn compared(&self) -> bool {
+        self.message() != Some(ALLOCATING_TASK_MESSAGE)
+    }
+
     /// Joins the decision whose group the kernel log says is being killed, where everything else
     /// says so, too: the same task asked for memory, and the victim is in that cgroup.
     fn join_group(&mut self, group: &LogGroup, followed: &mut HashMap<u32, Followed>) {

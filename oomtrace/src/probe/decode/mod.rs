@@ -119,6 +119,13 @@ pub struct Victim {
     pub levels: Vec<Level>,
 }
 
+impl Victim {
+    /// Whether it was marked because it asked for memory while it was exiting, before any decision.
+    pub const fn asked_while_exiting(&self) -> bool {
+        !self.killed && self.task.tid == self.trigger.tid
+    }
+}
+
 /// `oom_kill_process` was entered.
 #[derive(Clone, Debug)]
 pub struct Decision {
@@ -194,6 +201,8 @@ pub enum Record {
         decision_ns: u64,
         /// How many there were.
         total: u32,
+        /// Tasks that could not be chosen.
+        spared: u32,
         /// Those with the highest points, in no order.
         items: Vec<ScoredTask>,
     },
@@ -229,7 +238,7 @@ pub enum ReapStep {
     Start,
     /// It freed the memory.
     Finish,
-    /// There was nothing to free.
+    /// It could not get at the memory, or it was gone.
     Skip,
 }
 
@@ -421,6 +430,7 @@ fn candidates(bytes: &[u8]) -> Result<Record, DecodeError> {
     let rest = |at: usize| bytes.get(at..).ok_or(DecodeError::Lengths);
     let total = read(rest(core::mem::offset_of!(CandidateList, total))?)?;
     let listed: u32 = read(rest(core::mem::offset_of!(CandidateList, listed))?)?;
+    let spared = read(rest(core::mem::offset_of!(CandidateList, spared))?)?;
     let items = rest(core::mem::offset_of!(CandidateList, items))?;
     if items.len() != listed as usize * size_of::<Candidate>() {
         return Err(DecodeError::Lengths);
@@ -449,6 +459,7 @@ fn candidates(bytes: &[u8]) -> Result<Record, DecodeError> {
     Ok(Record::Candidates {
         decision_ns: header.decision_ns,
         total,
+        spared,
         items,
     })
 }

@@ -198,6 +198,7 @@ fn candidates_are_decoded() {
         bytes[..size_of::<Header>()].copy_from_slice(bytes_of(&header));
         bytes[size_of::<Header>()..][..4].copy_from_slice(&total.to_ne_bytes());
         bytes[size_of::<Header>() + 4..][..4].copy_from_slice(&listed.to_ne_bytes());
+        bytes[size_of::<Header>() + 8..][..4].copy_from_slice(&7_u32.to_ne_bytes());
         for _ in 0..items {
             bytes.extend_from_slice(bytes_of(&item));
         }
@@ -206,12 +207,13 @@ fn candidates_are_decoded() {
     let Record::Candidates {
         decision_ns,
         total,
+        spared,
         items,
     } = decode(&make(40, 2, 2)).unwrap()
     else {
         panic!("not candidates");
     };
-    assert_eq!((decision_ns, total, items.len()), (3, 40, 2));
+    assert_eq!((decision_ns, total, spared, items.len()), (3, 40, 7, 2));
     assert_eq!(
         (items[0].pid, items[0].points, &items[0].comm[..]),
         (5, 99, &b"x"[..])
