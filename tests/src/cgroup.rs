@@ -75,7 +75,7 @@ impl Cgroup {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let hierarchy = hierarchy()?;
         if hierarchy.version == 2 {
-            allow_memory_below(&hierarchy.root)?;
+            allow_below(&hierarchy.root, "memory")?;
         }
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let outer = format!("oomtrace-test-{}-{number}-{label}", std::process::id());
@@ -86,7 +86,7 @@ impl Cgroup {
         };
         for name in std::iter::once(&outer).chain(inner) {
             if cgroup.hierarchy.version == 2 && !cgroup.made.is_empty() {
-                allow_memory_below(&cgroup.directory)?;
+                allow_below(&cgroup.directory, "memory")?;
             }
             cgroup.directory.push(name);
             fs::create_dir(&cgroup.directory)
@@ -187,6 +187,16 @@ impl Cgroup {
             .with_context(|| format!("{} has no oom_kill", file.display()))
     }
 
+    /// Has its processes take memory of one memory node alone (cgroup v2; of a cgroup right below
+    /// the root).
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bind_to_node(&self, node: u32) -> Result<()> {
+        allow_below(&self.hierarchy.root, "cpuset")?;
+        write(&self.directory.join("cpuset.mems"), &node.to_string())
+    }
+
     /// Moves a process in.
     ///
     /// # Errors
@@ -233,12 +243,15 @@ impl Drop for Cgroup {
     }
 }
 
-fn allow_memory_below(directory: &Path) -> Result<()> {
+fn allow_below(directory: &Path, controller: &str) -> Result<()> {
     let file = directory.join("cgroup.subtree_control");
-    if read(&file)?.split_whitespace().any(|name| name == "memory") {
+    if read(&file)?
+        .split_whitespace()
+        .any(|name| name == controller)
+    {
         return Ok(());
     }
-    write(&file, "+memory")
+    write(&file, &format!("+{controller}"))
 }
 
 fn write(file: &Path, text: &str) -> Result<()> {

@@ -206,7 +206,7 @@ pub fn without_report(event: &Value, known: &Known<'_>) -> Result<()> {
         ] {
             all.expect(name, field, Value::Null);
         }
-        if has_hook_named(event, "kmsg") {
+        if log_is_hooked(event) {
             limit_by_the_line(all, oom, known.limit);
         } else {
             for name in ["constraint", "scope", "message", "total_bytes", "memcg"] {
@@ -241,6 +241,13 @@ fn limit_by_the_line(all: &mut Differences, oom: &Value, limit: &Limit) {
 /// Whether a hook on the decision itself is attached.
 pub fn decision_is_hooked(event: &Value) -> bool {
     has_hook(event, "oom_kill_process", &["fentry:", "kprobe:"])
+}
+
+/// Whether the kernel log is read.
+pub fn log_is_hooked(event: &Value) -> bool {
+    event["source"]["hooks"]
+        .as_array()
+        .is_some_and(|hooks| hooks.iter().any(|hook| hook == "kmsg"))
 }
 
 /// Whether exits are hooked, and so the outcome of a kill is told.
@@ -305,6 +312,15 @@ fn candidates_error() -> u64 {
         3 * processors_share()
     } else {
         0
+    }
+}
+
+/// Where there is no swap nothing is in it, and no number is approximate.
+fn if_swapping(event: &Value, error: u64) -> u64 {
+    if event["node"]["swap_bytes"] == 0 {
+        0
+    } else {
+        error
     }
 }
 
@@ -374,7 +390,7 @@ fn victim(all: &mut Differences, event: &Value, known: &Death<'_>) {
     });
     let merged: Vec<&str> = ["kmsg"]
         .into_iter()
-        .filter(|_| has_hook_named(event, "kmsg"))
+        .filter(|_| log_is_hooked(event))
         .collect();
     all.expect("source.merged", &event["source"]["merged"], merged.clone());
     if !merged.is_empty() || decision_is_hooked(event) {
@@ -384,12 +400,6 @@ fn victim(all: &mut Differences, event: &Value, known: &Death<'_>) {
         memory_of_line(all, &victim["memory"], &account.killed);
     }
     node(all, event);
-}
-
-fn has_hook_named(event: &Value, name: &str) -> bool {
-    event["source"]["hooks"]
-        .as_array()
-        .is_some_and(|hooks| hooks.iter().any(|hook| hook == name))
 }
 
 /// What a victim and a trigger have in common.
@@ -513,11 +523,7 @@ fn memory_of_table(all: &mut Differences, event: &Value, row: &Row) {
         "the table's swapents",
         &memory["swap_bytes"],
         row.swapents * page(),
-        if event["node"]["swap_bytes"] == 0 {
-            0
-        } else {
-            reports_error()
-        },
+        if_swapping(event, reports_error()),
     );
     all.expect(
         "the table's pgtables",
@@ -798,7 +804,11 @@ fn candidates(
         for (field, bytes, error) in [
             ("rss_bytes", row.rss * page(), sampling),
             // One counter, of which the resident memory is three.
-            ("swap_bytes", row.swapents * page(), sampling / 3),
+            (
+                "swap_bytes",
+                row.swapents * page(),
+                if_swapping(event, sampling / 3),
+            ),
             ("pgtables_bytes", row.pgtables_bytes, 0),
         ] {
             all.near(&name(field), &item[field], bytes, error + slack);

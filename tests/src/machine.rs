@@ -34,12 +34,51 @@ pub fn meminfo(name: &str) -> Result<u64> {
     Ok(kb * 1024)
 }
 
-/// A share of the memory that can still be taken, in MiB.
+/// A share of the memory and swap that can still be taken, in MiB.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn share_of_available(percent: u64) -> Result<u64> {
-    Ok((meminfo("MemAvailable")? >> 20) * percent / 100)
+    let available = meminfo("MemAvailable")? + meminfo("SwapFree")?;
+    Ok((available >> 20) * percent / 100)
+}
+
+/// How much memory a memory node has (`node_present_pages` in the kernel), in bytes.
+///
+/// # Errors
+/// When there is no such node, though this machine should have it.
+pub fn present(node: u32) -> Result<u64> {
+    let text = read("/proc/zoneinfo")?;
+    let heading = format!("Node {node}, ");
+    let mut pages = None;
+    let mut here = false;
+    for line in text.lines() {
+        if line.starts_with("Node ") {
+            here = line.starts_with(&heading);
+        } else if let Some(number) = line.trim_start().strip_prefix("present ")
+            && here
+        {
+            *pages.get_or_insert(0) += number.trim().parse::<u64>()?;
+        }
+    }
+    let pages = pages.with_context(|| format!("this machine has no memory node {node}"))?;
+    Ok(pages * rustix::param::page_size() as u64)
+}
+
+/// A share of a memory node's free memory, in MiB.
+///
+/// # Errors
+/// When there is no such node, though this machine should have it.
+pub fn share_of_node(node: u32, percent: u64) -> Result<u64> {
+    let text = read(format!("/sys/devices/system/node/node{node}/meminfo"))?;
+    let kb: u64 = text
+        .lines()
+        .find_map(|line| {
+            let (_, number) = line.split_once(" MemFree:")?;
+            number.trim().strip_suffix(" kB")?.parse().ok()
+        })
+        .with_context(|| format!("memory node {node} does not tell its free memory"))?;
+    Ok((kb >> 10) * percent / 100)
 }
 
 /// The disk that the virtual machine has for it.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     Env, compare,
-    oracle::{Account, KernelLog},
+    oracle::{Account, KernelLog, Report},
     time::boottime_ns,
     tracer::{Ended, Tracer},
 };
@@ -37,6 +37,20 @@ pub struct Seen {
     pub account: Account,
     /// `CLOCK_BOOTTIME` before and after.
     pub between: (u64, u64),
+}
+
+impl Seen {
+    /// The kernel's report, where it was printed and the tracer did not miss it.
+    pub fn report(&self) -> Option<&Report> {
+        self.account.report.as_ref().filter(|_| self.is_merged())
+    }
+
+    /// Whether the event has what the kernel log tells, where the tracer reads that. It waits for it
+    /// no longer than a millisecond, which is short for an emulated machine on a busy one.
+    pub fn is_merged(&self) -> bool {
+        !compare::log_is_hooked(&self.event)
+            || self.event["source"]["merged"] == serde_json::json!(["kmsg"])
+    }
 }
 
 impl Watch {

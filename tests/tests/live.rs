@@ -58,6 +58,11 @@ live! {
     losses_are_counted
     machine_without_swap
     machine_with_swap
+    sysrq
+    allocating_task_dies
+    group_dies_for_the_machine
+    memory_policy
+    cpuset
     first_rung_alone
     hooks_are_in_every_event
     status_records

@@ -8,6 +8,9 @@
 //!   leader-exits        the first thread exits, another one goes on as `eat`
 //!   parent              a child goes on as `eat`; the parent outlives it
 //!   storm N             N children one after another take memory until killed
+//!   shared-mm           another process shares its memory and sleeps; goes on as `eat`
+//!   exit-hungry NODE    take all of a memory node but a little, say "holding", and exit in a way
+//!                       that takes more than is left
 //! ```
 //! It says "ready" and waits for a byte on standard input before it takes anything, so that it can
 //! be moved to a cgroup first. `--policy` binds its memory to one memory node of the machine.
@@ -71,6 +74,8 @@ fn run() -> Result<()> {
         ["leader-exits"] => leader_exits(),
         ["parent"] => parent(),
         ["storm", kills] => storm(number(kills)?),
+        ["shared-mm"] => shared_mm(),
+        ["exit-hungry", node] => exit_hungry(number(node)?),
         _ => bail!("no such mode: {mode:?}"),
     }
 }
@@ -92,14 +97,19 @@ fn wait_to_be_let_go(line: &str) -> Result<()> {
 
 /// Maps memory and touches every page of it.
 fn take(bytes: usize, sharing: i32, advice: i32) -> Result<()> {
+    take_while(bytes, sharing, advice, |_| Ok(true))
+}
+
+/// Maps memory.
+fn map(bytes: usize, flags: i32, file: i32) -> Result<*mut u8> {
     // SAFETY: a new mapping, of which nobody else knows.
     let start = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
             bytes,
             libc::PROT_READ | libc::PROT_WRITE,
-            sharing | libc::MAP_ANONYMOUS,
-            -1,
+            flags,
+            file,
             0,
         )
     };
@@ -108,12 +118,27 @@ fn take(bytes: usize, sharing: i32, advice: i32) -> Result<()> {
         "mmap: {}",
         std::io::Error::last_os_error()
     );
+    Ok(start.cast())
+}
+
+/// Maps memory and touches a page of it after the other, while `more` says so, to which it tells
+/// how many it has.
+fn take_while(
+    bytes: usize,
+    sharing: i32,
+    advice: i32,
+    mut more: impl FnMut(usize) -> Result<bool>,
+) -> Result<()> {
+    let start = map(bytes, sharing | libc::MAP_ANONYMOUS, -1)?;
     // Not every kernel has huge pages to advise about.
     // SAFETY: the mapping of above.
-    unsafe { libc::madvise(start, bytes, advice) };
-    for offset in (0..bytes).step_by(rustix::param::page_size()) {
+    unsafe { libc::madvise(start.cast(), bytes, advice) };
+    for (count, offset) in (0..bytes).step_by(rustix::param::page_size()).enumerate() {
+        if !more(count)? {
+            break;
+        }
         // SAFETY: within the mapping of above.
-        unsafe { start.cast::<u8>().add(offset).write_volatile(1) };
+        unsafe { start.add(offset).write_volatile(1) };
     }
     Ok(())
 }
@@ -198,6 +223,125 @@ fn storm(kills: usize) -> Result<()> {
         victims.push(child.to_string());
     }
     wait_to_be_let_go(&format!("killed {}", victims.join(" ")))
+}
+
+/// A process of its own, but for the memory.
+fn shared_mm() -> Result<()> {
+    extern "C" fn sleep(_: *mut libc::c_void) -> libc::c_int {
+        loop {
+            // SAFETY: it takes nothing, and nothing else is done with the memory of both.
+            unsafe { libc::pause() };
+        }
+    }
+    wait_to_be_let_go("ready")?;
+    const STACK: usize = 64 << 10;
+    let stack = map(STACK, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
+    // SAFETY: the stack is its own, and grows down from its end.
+    let other = unsafe {
+        libc::clone(
+            sleep,
+            stack.add(STACK).cast(),
+            libc::CLONE_VM | libc::SIGCHLD,
+            std::ptr::null_mut(),
+        )
+    };
+    ensure!(other > 0, "clone: {}", std::io::Error::last_os_error());
+    wait_to_be_let_go(&format!("sharer {other}"))?;
+    eat()
+}
+
+/// What a robust list holds (`struct robust_list` in `include/uapi/linux/futex.h`), with a lock
+/// behind each entry.
+#[repr(C)]
+struct HeldLock {
+    next: usize,
+    futex: u32,
+}
+
+/// `struct robust_list_head`.
+#[repr(C)]
+struct LockList {
+    first: usize,
+    futex_offset: isize,
+    pending: usize,
+}
+
+/// `ROBUST_LIST_LIMIT` in `kernel/futex`: the kernel looks at no more of them.
+const LOCKS: usize = 2048;
+/// Left of the memory node above its watermark when the exit begins, in pages; less than the exit
+/// takes.
+const LEFT: u64 = 512;
+
+/// When a process exits the kernel marks the locks it still holds, wherever they are. Here they
+/// are in private pages of a file, so that every mark takes a page, from an exiting task.
+fn exit_hungry(node: usize) -> Result<()> {
+    let page = rustix::param::page_size();
+    let file = rustix::fs::memfd_create("locks", rustix::fs::MemfdFlags::empty())?;
+    rustix::fs::ftruncate(&file, (LOCKS * page) as u64)?;
+    let file = std::os::fd::AsRawFd::as_raw_fd(&file);
+    let shared = map(LOCKS * page, libc::MAP_SHARED, file)?;
+    let private = map(LOCKS * page, libc::MAP_PRIVATE, file)?;
+    let head = Box::leak(Box::new(LockList {
+        first: private as usize,
+        futex_offset: std::mem::offset_of!(HeldLock, futex).cast_signed(),
+        pending: 0,
+    }));
+    for lock in 0..LOCKS {
+        let next = if lock + 1 < LOCKS {
+            private as usize + (lock + 1) * page
+        } else {
+            std::ptr::from_ref(head) as usize
+        };
+        let held = HeldLock {
+            next,
+            futex: std::process::id(),
+        };
+        // SAFETY: within the mapping, on a page of its own.
+        unsafe { shared.add(lock * page).cast::<HeldLock>().write(held) };
+        // SAFETY: as above; it is read, so that only the mark will take a page.
+        unsafe { private.add(lock * page).read_volatile() };
+    }
+    wait_to_be_let_go("ready")?;
+    bind_to_node(u32::try_from(node)?)?;
+    take_while(1 << 30, libc::MAP_PRIVATE, libc::MADV_NOHUGEPAGE, |count| {
+        Ok(count % 64 != 0 || free_above_watermark(node)? > LEFT)
+    })?;
+    wait_to_be_let_go("holding")?;
+    // SAFETY: head and list are never freed.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_set_robust_list,
+            std::ptr::from_ref(head),
+            size_of::<LockList>(),
+        )
+    };
+    ensure!(
+        result == 0,
+        "set_robust_list: {}",
+        std::io::Error::last_os_error()
+    );
+    // SAFETY: it does not return.
+    unsafe { libc::_exit(0) }
+}
+
+/// Free pages of a memory node beyond those that ordinary allocations must leave.
+fn free_above_watermark(node: usize) -> Result<u64> {
+    let text = fs::read_to_string("/proc/zoneinfo").context("reading /proc/zoneinfo")?;
+    let heading = format!("Node {node}, ");
+    let (mut free, mut min) = (0, 0);
+    let mut here = false;
+    for line in text.lines() {
+        if line.starts_with("Node ") {
+            here = line.starts_with(&heading);
+        }
+        let mut words = line.split_whitespace();
+        match (here, words.next(), words.next(), words.next()) {
+            (true, Some("pages"), Some("free"), Some(pages)) => free += pages.parse::<u64>()?,
+            (true, Some("min"), Some(pages), None) => min += pages.parse::<u64>()?,
+            _ => {}
+        }
+    }
+    Ok(free.saturating_sub(min))
 }
 
 fn fork() -> Result<i32> {

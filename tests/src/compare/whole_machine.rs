@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Contest, Death, Differences, Memory, candidates, candidates_are_hooked, decision_is_hooked,
-    has_hook_named, identity, memory_of_table, page, row_of, trigger, victim,
+    identity, log_is_hooked, memory_of_table, page, row_of, trigger, victim,
 };
 use crate::{
     facts::Facts,
@@ -84,7 +84,7 @@ pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
         between: known.between,
     };
     victim(all, event, &death);
-    let logged = has_hook_named(event, "kmsg");
+    let logged = log_is_hooked(event);
     decision(all, event, known, logged || decision_is_hooked(event));
     who_asked(all, event, known);
     if logged {
