@@ -98,9 +98,12 @@ impl Joined {
 
     fn path(&self, front: &[u8], back: &[u8]) -> Option<LogPath> {
         let path = self.text.strip_prefix(front)?.strip_suffix(back)?;
+        // Where the path was cut there may still have been room for what follows it (seen on 5.10).
+        let cut = self.cut_at(front.len() + path.len())
+            || is_cut_length(self.last_piece.saturating_sub(back.len()));
         path.starts_with(b"/").then(|| LogPath {
             bytes: path.to_vec(),
-            cut: self.cut_at(front.len() + path.len()),
+            cut,
         })
     }
 

@@ -263,6 +263,29 @@ fn deep_path_without_its_end() {
     assert!(r.victim.memcg.as_ref().unwrap().cut);
 }
 
+/// On 5.10 the colon behind a path that was cut has room in the same record.
+#[test]
+fn cut_path_with_its_colon() {
+    let path = format!("/{}", "deep/".repeat(300));
+    for (len, cut) in [(989, true), (991, true), (900, false), (100, false)] {
+        let record = |continued, text: &str| Owned {
+            continued,
+            ..text_line(text)
+        };
+        let out = run(&[
+            text_line("x invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0"),
+            record(false, "Memory cgroup stats for "),
+            record(true, &format!("{}:", &path[..len])),
+            text_line("anon 4096"),
+            text_line("Tasks state (memory values in pages):"),
+        ]);
+        let r = report(&out[0]);
+        let found = r.memcg.path.as_ref().unwrap();
+        assert_eq!((found.bytes.len(), found.cut), (len, cut));
+        assert_eq!(r.memcg.stat.anon_bytes, Some(4096));
+    }
+}
+
 /// Until its line is whole a report is held back, then given out at once.
 #[test]
 fn report_at_its_last_record() {
