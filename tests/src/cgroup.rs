@@ -92,6 +92,11 @@ impl Cgroup {
             fs::create_dir(&cgroup.directory)
                 .with_context(|| format!("making the cgroup {}", cgroup.directory.display()))?;
             cgroup.made.push(cgroup.directory.clone());
+            // Before 5.11 a limit of cgroup v1 counts below it only where that was asked for.
+            let hierarchical = cgroup.directory.join("memory.use_hierarchy");
+            if hierarchical.exists() {
+                write(&hierarchical, "1")?;
+            }
         }
         Ok(cgroup)
     }
