@@ -323,6 +323,8 @@ pub struct SelfCheck {
     pub comm: [u8; TASK_COMM_BYTES],
     /// The task, read by the layout.
     pub task: Task,
+    /// Its memory, read by the layout.
+    pub memory: Memory,
 }
 
 /// How many processors' parts of a counter can be added up.

@@ -137,13 +137,6 @@ impl Host {
             );
             return Some(advice);
         }
-        if self.lockdown.as_deref() == Some("confidentiality") {
-            return Some(
-                "kernel lockdown is in confidentiality mode, which forbids eBPF to read kernel \
-                 memory\nboot with lockdown=integrity, or read the kernel log instead"
-                    .to_owned(),
-            );
-        }
         let mut advice = Vec::new();
         if self.seccomp {
             advice.push(
@@ -159,6 +152,17 @@ impl Host {
             );
         }
         (!advice.is_empty()).then(|| advice.join("\nor "))
+    }
+
+    /// Why the kernel would not let eBPF programs read its memory, and what to do about it.
+    pub fn why_unreadable(&self) -> String {
+        let why = if self.lockdown.as_deref() == Some("confidentiality") {
+            "kernel lockdown is in confidentiality mode, which forbids eBPF to read kernel memory"
+        } else {
+            "this kernel does not let eBPF read kernel memory, as in the confidentiality mode of \
+             kernel lockdown"
+        };
+        format!("{why}\nboot with lockdown=integrity, or read the kernel log instead")
     }
 }
 

@@ -99,6 +99,7 @@ fn check_layout(task: Address) {
     check.uid_gid = bpf_get_current_uid_gid();
     check.comm = bpf_get_current_comm().unwrap_or([0; 16]);
     kernel::describe_task(task, &mut check.task);
+    kernel::describe_memory(kernel::address_space(task), &mut check.memory);
     check.state = CHECK_DONE;
 }
 

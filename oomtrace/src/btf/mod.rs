@@ -126,10 +126,7 @@ pub fn load(path: &Path) -> Result<Bytes, BtfError> {
 #[derive(Debug, thiserror::Error)]
 pub enum BtfError {
     /// The file does not exist.
-    #[error(
-        "{}: no such file: the kernel was built without CONFIG_DEBUG_INFO_BTF, or sysfs is not mounted",
-        path.display()
-    )]
+    #[error("{}: no such file{}", path.display(), why_missing(path))]
     Missing {
         /// The file.
         path: PathBuf,
@@ -225,6 +222,16 @@ pub enum BtfError {
         /// What is wrong. Part of the message, and therefore not its source as well.
         error: Box<BtfError>,
     },
+}
+
+/// Why the kernel does not show its BTF, and what to do about it.
+fn why_missing(path: &Path) -> &'static str {
+    if path == Path::new(VMLINUX) {
+        ": the kernel was built without CONFIG_DEBUG_INFO_BTF, or sysfs is not mounted\nuse a kernel \
+         with BTF, or give `oomtrace trace` this kernel's own in a file by --btf"
+    } else {
+        ""
+    }
 }
 
 /// The end of a message about an enumerator.

@@ -1467,13 +1467,23 @@ mod real {
     }
 }
 
-/// A path without a file says what that means, and one that cannot be read says so.
+/// A path without a file says so, and of the kernel's own what that means; one that cannot be read
+/// says so.
 #[test]
 fn load_errors() {
-    let missing = Path::new("/nonexistent/vmlinux");
+    let missing = "/nonexistent/vmlinux";
     assert_eq!(
-        message(load(missing)),
-        "/nonexistent/vmlinux: no such file: the kernel was built without CONFIG_DEBUG_INFO_BTF, or sysfs is not mounted"
+        message(load(Path::new(missing))),
+        format!("{missing}: no such file")
+    );
+    let own = BtfError::Missing {
+        path: VMLINUX.into(),
+    };
+    assert_eq!(
+        own.to_string(),
+        "/sys/kernel/btf/vmlinux: no such file: the kernel was built without \
+         CONFIG_DEBUG_INFO_BTF, or sysfs is not mounted\nuse a kernel with BTF, or give \
+         `oomtrace trace` this kernel's own in a file by --btf"
     );
     assert_eq!(
         message(load(Path::new("/"))),

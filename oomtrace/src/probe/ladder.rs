@@ -483,10 +483,7 @@ fn explain(error: &(dyn Error + 'static)) -> String {
     }) = error.downcast_ref()
     {
         let log = verifier_log.to_string();
-        let said = log
-            .lines()
-            .map(str::trim)
-            .rfind(|line| !line.is_empty() && !line.starts_with("processed "));
+        let said = verifiers_refusal(&log);
         return said.map_or_else(
             || format!("the kernel refuses the program: {io_error}"),
             |line| format!("the kernel refuses the program: {io_error}; the verifier says: {line}"),
@@ -502,6 +499,19 @@ fn explain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
+/// The line of a verifier's log that says what is wrong: the last one before the statistics, and
+/// before the explanations that newer kernels (seen on 7.3) give of it.
+fn verifiers_refusal(log: &str) -> Option<&str> {
+    let log = log.split("\nVerification failed: ").next()?;
+    let is_statistics = |line: &str| {
+        let kinds = ["processed ", "stack depth ", "verification time "];
+        kinds.iter().any(|kind| line.starts_with(kind))
+    };
+    log.lines()
+        .map(str::trim)
+        .rfind(|line| !line.is_empty() && !is_statistics(line))
+}
+
 /// An error, what caused it, what caused that, and so on.
 fn causes<'e>(error: &'e (dyn Error + 'static)) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
     std::iter::successors(Some(error), |error| (*error).source())
@@ -514,7 +524,12 @@ pub fn refused(what: &str, error: &(dyn Error + 'static), host: &Host) -> ProbeE
     let denied = causes(error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.raw_os_error() == Some(EPERM));
-    match host.why_refused().filter(|_| denied) {
+    let advice = if cannot_read(&answer) {
+        Some(host.why_unreadable())
+    } else {
+        host.why_refused().filter(|_| denied)
+    };
+    match advice {
         Some(advice) => ProbeError::Refused {
             what: what.to_owned(),
             answer,
@@ -522,6 +537,15 @@ pub fn refused(what: &str, error: &(dyn Error + 'static), host: &Host) -> ProbeE
         },
         None => object(what, answer),
     }
+}
+
+/// Whether the verifier does not give the programs the helper that reads kernel memory, of which it
+/// says that it is unknown, or that such programs cannot use it (`check_helper_call`,
+/// kernel/bpf/verifier.c).
+fn cannot_read(answer: &str) -> bool {
+    ["unknown func ", "cannot use helper "]
+        .iter()
+        .any(|refusal| answer.contains(&format!("{refusal}bpf_probe_read")))
 }
 
 #[cfg(test)]
@@ -544,6 +568,27 @@ mod tests {
         assert_eq!(id("oom_kill_process").unwrap(), 70_000);
         assert_eq!(id("oom_badness").unwrap(), 3);
         assert!(id("out_of_memory").is_err());
+    }
+
+    /// What the verifier says is found before what it adds: statistics, and explanations.
+    #[test]
+    fn refusals() {
+        let log = "151: (85) call bpf_probe_read#4\n\
+                   program of this type cannot use helper bpf_probe_read#4\n";
+        let said = Some("program of this type cannot use helper bpf_probe_read#4");
+        for rest in [
+            "",
+            "processed 37 insns (limit 1000000) max_states_per_insn 0 total_states 3\n",
+            "verification time 71448 usec\nstack depth 168+0\nprocessed 37 insns\n",
+            "\nVerification failed: Policy: Operation is not allowed\n\nSuggestion:\n  Use it.\n",
+        ] {
+            assert_eq!(verifiers_refusal(&format!("{log}{rest}")), said);
+        }
+        assert!(said.is_some_and(cannot_read));
+        assert!(!cannot_read(
+            "R1 type=scalar expected=fp for bpf_probe_read"
+        ));
+        assert_eq!(verifiers_refusal("processed 37 insns\n"), None);
     }
 
     /// `--hooks` takes the names it lists, and says so of others.

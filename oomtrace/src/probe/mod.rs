@@ -48,9 +48,17 @@ pub struct Request<'a> {
 /// Why the tracer cannot watch this kernel.
 #[derive(Debug, Error)]
 pub enum ProbeError {
-    /// The kernel's BTF does not tell what the programs need.
+    /// The kernel's BTF cannot be had.
     #[error(transparent)]
-    Btf(#[from] btf::BtfError),
+    NoBtf(btf::BtfError),
+    /// The kernel's BTF does not tell what the programs need.
+    #[error("{btf}: {error}")]
+    Btf {
+        /// The file that was read.
+        btf: String,
+        /// What is wrong. Part of the message, and therefore not its source as well.
+        error: btf::BtfError,
+    },
     /// The kernel refuses eBPF to this process.
     #[error("the kernel refuses {what}: {answer}\n{advice}")]
     Refused {
@@ -110,9 +118,15 @@ impl Probe {
         let cpus = u32::try_from(cpus).unwrap_or(u32::MAX);
         let btf_path = request.btf.unwrap_or(btf::VMLINUX.as_ref());
         let resolved = {
-            let vmlinux = btf::load(btf_path)?;
-            let vmlinux = btf::Btf::parse(&vmlinux, btf::NAMES)?;
-            btf::resolve(&vmlinux, page_size, cpus, host.kernel_or_unknown())?
+            let vmlinux = btf::load(btf_path).map_err(ProbeError::NoBtf)?;
+            btf::Btf::parse(&vmlinux, btf::NAMES)
+                .and_then(|vmlinux| {
+                    btf::resolve(&vmlinux, page_size, cpus, host.kernel_or_unknown())
+                })
+                .map_err(|error| ProbeError::Btf {
+                    btf: btf_path.display().to_string(),
+                    error,
+                })?
         };
         for member in &resolved.absent {
             tracing::debug!(member, "this kernel's BTF does not have an optional member");
@@ -143,7 +157,7 @@ impl Probe {
             rungs.learn(check::signal_self);
         }
         rungs.climb()?;
-        check::check_layout(take_map(&mut ebpf, "CHECK")?, btf_path)?;
+        check::check_layout(take_map(&mut ebpf, "CHECK")?, btf_path, cpus)?;
 
         let ring = take_map(&mut ebpf, "RECORDS")?;
         let ring = RingBuf::try_from(ring).map_err(|error| object("the ring buffer", error))?;
