@@ -6,6 +6,7 @@
 //! (`oomtrace-guest`). The kernel's report is read by a parser of its own ([`oracle`]), so that
 //! a mistake in the product's parser cannot hide itself.
 
+pub mod btf;
 pub mod cgroup;
 pub mod compare;
 pub mod facts;

@@ -76,8 +76,14 @@ live! {
     pretty
     pretty_is_safe
     not_root
+    one_capability_is_too_few
     three_capabilities_suffice
     seccomp_is_told_apart
+    no_btf
+    btf_that_is_none
+    btf_that_lies
+    no_tracefs
+    lockdown_is_told_apart
     wrong_usage
     help_man_and_completions
     schema_holds

@@ -1,6 +1,7 @@
 //! What can happen, one scenario each. A scenario makes its own cgroups, victims and tracer, and
 //! leaves nothing behind.
 
+mod bad_input;
 mod basics;
 mod command_line;
 mod families;
@@ -62,6 +63,8 @@ pub enum Needs {
     MachineWithCgroupV2,
     /// That the tracer uses all hooks it can, because it chooses them itself.
     AllHooks,
+    /// A kernel locked down to confidentiality.
+    Lockdown,
     /// Much time: it is played only where it is asked for by name, or where everything is.
     ToBeAskedFor,
 }
@@ -84,6 +87,7 @@ impl Scenario {
             Needs::CgroupV2 => v2()?,
             Needs::Machine => own()?,
             Needs::MachineWithCgroupV2 => own()?.or(v2()?),
+            Needs::Lockdown => (!is_locked_down()).then_some("the kernel is not locked down"),
             Needs::AllHooks => env.hooks.as_ref().map(|_| "the hooks are given"),
         };
         match lacking {
@@ -107,9 +111,16 @@ pub fn all() -> Vec<Scenario> {
         stopping::SCENARIOS,
         output::SCENARIOS,
         privileges::SCENARIOS,
+        bad_input::SCENARIOS,
         command_line::SCENARIOS,
     ]
     .concat()
+}
+
+/// Whether nobody may read the kernel's memory.
+fn is_locked_down() -> bool {
+    crate::read("/sys/kernel/security/lockdown")
+        .is_ok_and(|modes| modes.contains("[confidentiality]"))
 }
 
 const MIB: u64 = 1 << 20;
