@@ -187,6 +187,7 @@ mod tests {
 
     /// A kernel's hooks, a scenario that went well, one that did not and one that was not played.
     #[test]
+    #[expect(clippy::unwrap_used, reason = "a test")]
     fn tables() {
         let cell = json!({
             "seconds": 12.3,
