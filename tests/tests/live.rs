@@ -55,6 +55,7 @@ live! {
     twenty_die_one_after_another
     twenty_die_as_a_group
     storm_of_500
+    storm_5000
     losses_are_counted
     machine_without_swap
     machine_with_swap
@@ -63,6 +64,8 @@ live! {
     group_dies_for_the_machine
     memory_policy
     cpuset
+    alive_in_the_storm
+    alive_without_protection
     first_rung_alone
     hooks_are_in_every_event
     status_records

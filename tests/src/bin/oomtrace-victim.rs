@@ -11,6 +11,7 @@
 //!   shared-mm           another process shares its memory and sleeps; goes on as `eat`
 //!   exit-hungry NODE    take all of a memory node but a little, say "holding", and exit in a way
 //!                       that takes more than is left
+//!   bomb WIDTH N        WIDTH children at a time take memory, until N have been killed
 //! ```
 //! It says "ready" and waits for a byte on standard input before it takes anything, so that it can
 //! be moved to a cgroup first. `--policy` binds its memory to one memory node of the machine.
@@ -76,6 +77,7 @@ fn run() -> Result<()> {
         ["storm", kills] => storm(number(kills)?),
         ["shared-mm"] => shared_mm(),
         ["exit-hungry", node] => exit_hungry(number(node)?),
+        ["bomb", width, kills] => bomb(number(width)?, number(kills)?),
         _ => bail!("no such mode: {mode:?}"),
     }
 }
@@ -342,6 +344,34 @@ fn free_above_watermark(node: usize) -> Result<u64> {
         }
     }
     Ok(free.saturating_sub(min))
+}
+
+/// Children side by side, each replaced as it dies.
+fn bomb(width: usize, kills: usize) -> Result<()> {
+    wait_to_be_let_go("ready")?;
+    let (mut killed, mut children) = (0, Vec::new());
+    while killed < kills {
+        if children.len() < width {
+            let child = fork()?;
+            if child == 0 {
+                // The parent is not to be chosen, and its children are.
+                fs::write("/proc/self/oom_score_adj", "0").context("setting oom_score_adj")?;
+                return eat();
+            }
+            children.push(child);
+            continue;
+        }
+        let (pid, status) =
+            rustix::process::waitpid(None, WaitOptions::empty())?.context("none")?;
+        children.retain(|child| *child != pid.as_raw_pid());
+        killed += usize::from(status.terminating_signal() == Some(Signal::KILL.as_raw()));
+    }
+    for child in children {
+        let pid = rustix::process::Pid::from_raw(child).context("its id")?;
+        rustix::process::kill_process(pid, Signal::KILL)?;
+        rustix::process::waitpid(Some(pid), WaitOptions::empty())?;
+    }
+    wait_to_be_let_go("killed")
 }
 
 fn fork() -> Result<i32> {

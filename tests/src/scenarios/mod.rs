@@ -1,6 +1,7 @@
 //! What can happen, one scenario each. A scenario makes its own cgroups, victims and tracer, and
 //! leaves nothing behind.
 
+mod alive;
 mod bad_input;
 mod basics;
 mod command_line;
@@ -63,6 +64,8 @@ pub enum Needs {
     MachineWithCgroupV2,
     /// That the tracer uses all hooks it can, because it chooses them itself.
     AllHooks,
+    /// A machine of its own that a few processes can fill.
+    SmallMachine,
     /// A kernel locked down to confidentiality.
     Lockdown,
     /// Much time: it is played only where it is asked for by name, or where everything is.
@@ -87,6 +90,8 @@ impl Scenario {
             Needs::CgroupV2 => v2()?,
             Needs::Machine => own()?,
             Needs::MachineWithCgroupV2 => own()?.or(v2()?),
+            Needs::SmallMachine => (!is_small_machine())
+                .then_some("it needs a machine of its own with 512 MiB at most"),
             Needs::Lockdown => (!is_locked_down()).then_some("the kernel is not locked down"),
             Needs::AllHooks => env.hooks.as_ref().map(|_| "the hooks are given"),
         };
@@ -107,6 +112,7 @@ pub fn all() -> Vec<Scenario> {
         groups::SCENARIOS,
         storms::SCENARIOS,
         whole_machine::SCENARIOS,
+        alive::SCENARIOS,
         rungs::SCENARIOS,
         stopping::SCENARIOS,
         output::SCENARIOS,
@@ -115,6 +121,13 @@ pub fn all() -> Vec<Scenario> {
         command_line::SCENARIOS,
     ]
     .concat()
+}
+
+/// Whether this is the first process of a machine that can be filled.
+fn is_small_machine() -> bool {
+    let info = rustix::system::sysinfo();
+    let bytes = info.totalram as u64 * u64::from(info.mem_unit);
+    std::process::id() == 1 && bytes <= 512 * MIB
 }
 
 /// Whether nobody may read the kernel's memory.
