@@ -367,7 +367,7 @@ fn victim(all: &mut Differences, event: &Value, known: &Death<'_>) {
     let expected_adj = &victim["expected_oom_score_adj"];
     all.expect("expected_oom_score_adj", expected_adj, Value::Null);
     all.expect("schema", &event["schema"], "oomtrace.event/v1");
-    times(all, event, known);
+    times(all, event, facts, known.between);
 
     let Killed {
         message,
@@ -427,7 +427,7 @@ fn identity(all: &mut Differences, found: &Value, who: &str, facts: &Facts) {
 }
 
 /// When it happened, when the victim started, and the name made of both.
-fn times(all: &mut Differences, event: &Value, known: &Death<'_>) {
+fn times(all: &mut Differences, event: &Value, victim: &Facts, between: (u64, u64)) {
     let number = |value: &Value| value.as_str().and_then(|text| text.parse::<i128>().ok());
     let date = |value: &Value| value.as_str().and_then(|text| unix_ns(text).ok());
     let (Some(boot), Some(unix)) = (
@@ -437,7 +437,7 @@ fn times(all: &mut Differences, event: &Value, known: &Death<'_>) {
         all.hold(false, || "the event has no time".to_owned());
         return;
     };
-    let (before, after) = known.between;
+    let (before, after) = between;
     all.hold(
         (i128::from(before)..=i128::from(after)).contains(&boot),
         || format!("boottime_ns is {boot}, not between {before} and {after}"),
@@ -451,19 +451,16 @@ fn times(all: &mut Differences, event: &Value, known: &Death<'_>) {
         return;
     };
     // USER_HZ is 100 everywhere.
-    all.hold(
-        start / 10_000_000 == i128::from(known.victim.start_ticks),
-        || {
-            format!(
-                "the victim started at {start} ns, not in tick {}",
-                known.victim.start_ticks
-            )
-        },
-    );
+    all.hold(start / 10_000_000 == i128::from(victim.start_ticks), || {
+        format!(
+            "the victim started at {start} ns, not in tick {}",
+            victim.start_ticks
+        )
+    });
     let boot_id = read("/proc/sys/kernel/random/boot_id")
         .unwrap_or_default()
         .replace('-', "");
-    let id = format!("{boot_id}-{boot:x}-{:x}-{start:x}", known.victim.pid);
+    let id = format!("{boot_id}-{boot:x}-{:x}-{start:x}", victim.pid);
     all.expect("event_id", &event["event_id"], id);
 }
 
@@ -831,34 +828,188 @@ fn oom_score(row: &Row, node_pages: u64) -> i64 {
     (1000 + scaled).max(0) * 2 / 3
 }
 
-/// Compares the record of what became of a victim with the record of its kill.
+/// A task that was marked and not killed, because it was exiting.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark<'a> {
+    /// The task.
+    pub victim: &'a Facts,
+    /// What it had resident.
+    pub resident_bytes: u64,
+    /// The task that asked for memory.
+    pub trigger: &'a Facts,
+    /// The limit for which it was chosen; none where it asked for memory itself, and nobody was
+    /// chosen.
+    pub limit: Option<&'a Limit>,
+    /// `CLOCK_BOOTTIME` before and after.
+    pub between: (u64, u64),
+}
+
+/// Compares the record of a mark with what is known of it. The kernel prints nothing about it.
+///
+/// # Errors
+/// When anything differs.
+pub fn mark(event: &Value, known: &Mark<'_>) -> Result<()> {
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    all.expect("kind", &event["kind"], "oom_mark");
+    all.expect("source.merged", &event["source"]["merged"], json!([]));
+    identity(all, &event["trigger"], "trigger", known.trigger);
+    let path = match known.limit {
+        Some(_) => "chosen_task",
+        None => "allocating_task",
+    };
+    let oom = &event["oom"];
+    all.expect("oom.mark_path", &oom["mark_path"], path);
+    all.expect("oom.node_memory", &oom["node_memory"], Value::Null);
+    marked(all, event, known);
+    match known.limit.filter(|_| decision_is_hooked(event)) {
+        Some(limit) => {
+            all.expect("constraint", &oom["constraint"], "memcg");
+            all.expect("scope", &oom["scope"], "slice");
+            all.expect("total_bytes", &oom["total_bytes"], limit.bytes);
+            all.expect("sysrq", &oom["sysrq"], false);
+            let memcg = &oom["memcg"];
+            all.expect("memcg.path", &memcg["path"], limit.path.as_str());
+            all.expect("memcg.id", &memcg["id"], limit.id.to_string());
+            all.expect("memcg.limit_bytes", &memcg["limit_bytes"], limit.bytes);
+            all.expect("memcg.oom_group", &memcg["oom_group"], limit.oom_group);
+            all.expect("memcg.stat", &memcg["stat"], Value::Null);
+        }
+        None => {
+            for name in [
+                "constraint",
+                "scope",
+                "message",
+                "gfp_mask",
+                "gfp_flags",
+                "order",
+                "sysrq",
+                "total_bytes",
+                "memcg",
+            ] {
+                all.expect(name, &oom[name], Value::Null);
+            }
+        }
+    }
+    let candidates = &event["candidates"];
+    if known.limit.is_some() && candidates_are_hooked(event) {
+        all.expect("candidates.source", &candidates["source"], "kernel");
+        let first = &candidates["items"][0];
+        all.expect("the first candidate", &first["pid"], known.victim.pid);
+        let points = &first["badness_pages"];
+        let found = &event["victim"]["badness_pages"];
+        all.expect("badness_pages", found, points.clone());
+        all.expect("rank", &event["verdict"]["victim_rank"], 1);
+        let next = &event["verdict"]["runner_up_pid"];
+        all.expect("runner_up_pid", next, known.trigger.pid);
+    } else {
+        all.expect("candidates", candidates, Value::Null);
+        all.expect("verdict", &event["verdict"], Value::Null);
+    }
+    differences.none(event)
+}
+
+/// The marked task itself.
+fn marked(all: &mut Differences, event: &Value, known: &Mark<'_>) {
+    let facts = known.victim;
+    let victim = &event["victim"];
+    all.expect("victim.tid", &victim["tid"], facts.tid);
+    let chosen = known.limit.map(|_| "chosen");
+    all.expect("victim.role", &victim["role"], chosen);
+    // Before the tracepoint passed the task, the decision alone told more than its thread id.
+    let by_thread_id = known.limit.is_some() && kernel_version() < (6, 1);
+    if by_thread_id && !decision_is_hooked(event) && victim["pid"].is_null() {
+        for name in ["pid", "comm", "uid", "exe", "cgroup", "memory"] {
+            all.expect(&format!("victim.{name}"), &victim[name], Value::Null);
+        }
+        return;
+    }
+    identity(all, victim, "victim", facts);
+    all.expect("victim.ppid", &victim["ppid"], facts.ppid);
+    all.expect("victim.exe", &victim["exe"], facts.exe.as_str());
+    times(all, event, facts, known.between);
+    let rss = ["anon_rss_bytes", "file_rss_bytes", "shmem_rss_bytes"]
+        .iter()
+        .filter_map(|name| victim["memory"][name].as_u64())
+        .sum::<u64>();
+    all.near(
+        "resident memory",
+        &json!(rss),
+        known.resident_bytes,
+        // Like the report, /proc leaves out what processors keep to themselves.
+        3 * processors_share().max(reports_error()),
+    );
+}
+
+/// Compares the record of what became of a victim with the record of its kill or mark.
 ///
 /// # Errors
 /// When anything differs.
 pub fn outcome(kill: &Value, outcome: &Value) -> Result<()> {
     let mut differences = Differences::default();
     let all = &mut differences;
-    let id = kill["event_id"].as_str().unwrap_or_default();
-    all.expect("event_id", &outcome["event_id"], format!("{id}-outcome"));
-    all.expect("victim_event_id", &outcome["victim_event_id"], id);
-    all.expect("oom_id", &outcome["oom_id"], kill["oom_id"].clone());
-    all.expect("run_id", &outcome["run_id"], kill["run_id"].clone());
-    all.expect(
-        "victim.pid",
-        &outcome["victim"]["pid"],
-        kill["victim"]["pid"].clone(),
-    );
-    let at = |record: &Value| record["boottime_ns"].as_str()?.parse::<u64>().ok();
-    let latency = at(outcome)
-        .zip(at(kill))
-        .and_then(|(exit, kill)| exit.checked_sub(kill));
-    all.expect("exit_latency_ns", &outcome["exit_latency_ns"], latency);
+    let latency = latency_of(all, kill, outcome);
     all.hold(
-        latency.is_some_and(|ns| (1..10_000_000_000).contains(&ns)),
+        latency.is_some_and(|ns| (0..10_000_000_000).contains(&ns)),
         || format!("the victim was gone after {latency:?} ns"),
     );
-    all.hold(outcome["seq"].as_u64() > kill["seq"].as_u64(), || {
-        "it came before".to_owned()
+    differences.none(outcome)
+}
+
+/// What became of a victim that we held, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldBack {
+    /// Whether the OOM reaper took its memory meanwhile.
+    pub reaped: bool,
+    /// Whether the OOM reaper tried in vain.
+    pub reap_skipped: bool,
+    /// `CLOCK_BOOTTIME` before it was let go, and after its end was seen.
+    pub ended_between: (u64, u64),
+}
+
+/// Compares the record of the exit of a victim that we held back with the record of its kill or
+/// mark.
+///
+/// # Errors
+/// When anything differs.
+pub fn late_outcome(kill: &Value, outcome: &Value, held: &HeldBack) -> Result<()> {
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    let (before, after) = held.ended_between;
+    let began = boottime(kill).unwrap_or_default();
+    let latency = latency_of(all, kill, outcome);
+    all.hold(
+        latency.is_some_and(|ns| (before - began..=after - began).contains(&ns)),
+        || {
+            format!(
+                "gone after {latency:?} ns, not between {} and {}",
+                before - began,
+                after - began
+            )
+        },
+    );
+    all.expect("state", &outcome["state"], "exited");
+    all.expect("reaped", &outcome["reaped"], held.reaped);
+    all.expect("reap_skipped", &outcome["reap_skipped"], held.reap_skipped);
+    differences.none(outcome)
+}
+
+/// Compares the record that a victim is stuck with the record of its kill.
+///
+/// # Errors
+/// When anything differs.
+pub fn stuck(kill: &Value, outcome: &Value) -> Result<()> {
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    same_victim(all, kill, outcome, "stuck");
+    all.expect("state", &outcome["state"], "stuck");
+    let latency = &outcome["exit_latency_ns"];
+    all.expect("exit_latency_ns", latency, Value::Null);
+    let waited = boottime(outcome)
+        .zip(boottime(kill))
+        .and_then(|(now, kill)| now.checked_sub(kill));
+    all.hold(waited >= Some(10_000_000_000), || {
+        format!("it was called stuck after {waited:?} ns")
     });
     let after = &outcome["after"];
     all.hold(at(after) >= at(outcome), || {
@@ -871,4 +1022,37 @@ pub fn outcome(kill: &Value, outcome: &Value) -> Result<()> {
         });
     }
     differences.none(outcome)
+}
+
+fn boottime(record: &Value) -> Option<u64> {
+    record["boottime_ns"].as_str()?.parse().ok()
+}
+
+/// The time from the kill to the exit, which the record must have right.
+fn latency_of(all: &mut Differences, kill: &Value, outcome: &Value) -> Option<u64> {
+    same_victim(all, kill, outcome, "outcome");
+    let latency = boottime(outcome)
+        .zip(boottime(kill))
+        .and_then(|(exit, kill)| exit.checked_sub(kill));
+    all.hold(latency.is_some(), || "it was gone before".to_owned());
+    all.expect("exit_latency_ns", &outcome["exit_latency_ns"], latency);
+    latency
+}
+
+fn same_victim(all: &mut Differences, kill: &Value, outcome: &Value, name: &str) {
+    let id = kill["event_id"].as_str().unwrap_or_default();
+    all.expect("event_id", &outcome["event_id"], format!("{id}-{name}"));
+    all.expect("victim_event_id", &outcome["victim_event_id"], id);
+    all.expect("oom_id", &outcome["oom_id"], kill["oom_id"].clone());
+    all.expect("run_id", &outcome["run_id"], kill["run_id"].clone());
+    for field in ["pid", "comm"] {
+        all.expect(
+            &format!("victim.{field}"),
+            &outcome["victim"][field],
+            kill["victim"][field].clone(),
+        );
+    }
+    all.hold(outcome["seq"].as_u64() > kill["seq"].as_u64(), || {
+        "it came before".to_owned()
+    });
 }

@@ -10,6 +10,7 @@ pub mod btf;
 pub mod cgroup;
 pub mod compare;
 pub mod facts;
+pub mod held;
 pub mod machine;
 pub mod oracle;
 pub mod scenarios;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{
@@ -104,7 +104,18 @@ impl Watch {
                     && record["state"] == "exited"
                     && record["victim"]["pid"] == *pid
             })?;
-        compare::outcome(kill, &outcome)
+        compare::outcome(kill, &outcome)?;
+        let exited: u64 = outcome["boottime_ns"]
+            .as_str()
+            .context("no time")?
+            .parse()?;
+        ensure!(exited <= boottime_ns(), "it is yet to come: {outcome}");
+        let tid = kill["victim"]["tid"].as_u64().context("no thread id")?;
+        ensure!(
+            outcome["reaped"] == false || self.log.says(&reaped(tid))?,
+            "the kernel does not say so: {outcome}"
+        );
+        Ok(())
     }
 
     /// Ends the tracer, which must have accounted for every kill the kernel counted.
@@ -123,12 +134,17 @@ impl Watch {
             fs::write(name.with_extension("jsonl"), lines)?;
         }
         let counts = &ended.farewell()?["reconciliation"];
-        anyhow::ensure!(
+        ensure!(
             counts["unaccounted"] == 0,
             "kills are unaccounted for: {counts}"
         );
         Ok(ended)
     }
+}
+
+/// What the OOM reaper says when it has taken the memory of a victim.
+pub fn reaped(tid: u64) -> String {
+    format!("oom_reaper: reaped process {tid} (")
 }
 
 /// Repeats a kill until the kernel has printed its report: the rate limit is shared with

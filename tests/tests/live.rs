@@ -57,6 +57,10 @@ live! {
     storm_of_500
     storm_5000
     losses_are_counted
+    stuck_victim
+    reaper_is_kept_out
+    chosen_task_was_exiting
+    allocating_task_was_exiting
     machine_without_swap
     machine_with_swap
     sysrq

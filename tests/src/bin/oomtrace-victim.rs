@@ -305,9 +305,12 @@ fn exit_hungry(node: usize) -> Result<()> {
     }
     wait_to_be_let_go("ready")?;
     bind_to_node(u32::try_from(node)?)?;
-    take_while(1 << 30, libc::MAP_PRIVATE, libc::MADV_NOHUGEPAGE, |count| {
-        Ok(count % 64 != 0 || free_above_watermark(node)? > LEFT)
-    })?;
+    take_while(
+        3 * APPETITE,
+        libc::MAP_PRIVATE,
+        libc::MADV_NOHUGEPAGE,
+        |count| Ok(count % 64 != 0 || free_above_watermark(node)? > LEFT),
+    )?;
     wait_to_be_let_go("holding")?;
     // SAFETY: head and list are never freed.
     let result = unsafe {

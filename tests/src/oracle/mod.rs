@@ -98,6 +98,18 @@ impl KernelLog {
         )
     }
 
+    /// Whether the kernel has said something that begins like this.
+    ///
+    /// # Errors
+    /// When messages were overwritten.
+    pub fn says(&mut self, start: &str) -> Result<bool> {
+        self.read()?;
+        Ok(self
+            .lines
+            .iter()
+            .any(|line| line.starts_with(start.as_bytes())))
+    }
+
     /// All accounts so far, in order.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod alive;
 mod bad_input;
 mod basics;
 mod command_line;
+mod exits;
 mod families;
 mod groups;
 mod names;
@@ -111,6 +112,7 @@ pub fn all() -> Vec<Scenario> {
         names::SCENARIOS,
         groups::SCENARIOS,
         storms::SCENARIOS,
+        exits::SCENARIOS,
         whole_machine::SCENARIOS,
         alive::SCENARIOS,
         rungs::SCENARIOS,
