@@ -210,24 +210,6 @@ impl Cgroup {
         write(&self.directory.join("cgroup.procs"), &pid.to_string())
     }
 
-    /// How many of its processes the OOM killer has taken, by the kernel's count.
-    ///
-    /// # Errors
-    /// When the kernel does not tell.
-    pub fn oom_kills(&self) -> Result<u64> {
-        let file = if self.version() == 2 {
-            "memory.events"
-        } else {
-            "memory.oom_control"
-        };
-        let text = read(self.directory.join(file))?;
-        let count = text
-            .lines()
-            .find_map(|line| line.strip_prefix("oom_kill "))
-            .with_context(|| format!("{file} has no oom_kill"))?;
-        Ok(count.parse()?)
-    }
-
     /// The processes in it.
     ///
     /// # Errors

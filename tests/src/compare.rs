@@ -1011,9 +1011,14 @@ pub fn stuck(kill: &Value, outcome: &Value) -> Result<()> {
     all.hold(waited >= Some(10_000_000_000), || {
         format!("it was called stuck after {waited:?} ns")
     });
+    differences.none(outcome)
+}
+
+/// The machine's memory, as read when the outcome was written.
+fn afterwards(all: &mut Differences, outcome: &Value) {
     let after = &outcome["after"];
-    all.hold(at(after) >= at(outcome), || {
-        format!("the memory afterwards is of {:?}", at(after))
+    all.hold(boottime(after) >= boottime(outcome), || {
+        format!("the memory afterwards is of {:?}", boottime(after))
     });
     let total = outcome["node"]["memory_bytes"].as_u64();
     for free in [&after["mem_free_bytes"], &after["mem_available_bytes"]] {
@@ -1021,7 +1026,6 @@ pub fn stuck(kill: &Value, outcome: &Value) -> Result<()> {
             format!("{free} bytes are free")
         });
     }
-    differences.none(outcome)
 }
 
 fn boottime(record: &Value) -> Option<u64> {
@@ -1040,6 +1044,7 @@ fn latency_of(all: &mut Differences, kill: &Value, outcome: &Value) -> Option<u6
 }
 
 fn same_victim(all: &mut Differences, kill: &Value, outcome: &Value, name: &str) {
+    afterwards(all, outcome);
     let id = kill["event_id"].as_str().unwrap_or_default();
     all.expect("event_id", &outcome["event_id"], format!("{id}-{name}"));
     all.expect("victim_event_id", &outcome["victim_event_id"], id);
