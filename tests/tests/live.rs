@@ -71,6 +71,7 @@ live! {
     alive_in_the_storm
     alive_without_protection
     first_rung_alone
+    kprobes_instead_of_fentry
     hooks_are_in_every_event
     status_records
     signals_end_it_well
