@@ -88,9 +88,17 @@ impl Victim {
     /// # Errors
     /// When it says something else, or nothing.
     pub fn says(&self, word: &str) -> Result<Vec<u32>> {
+        self.says_within(PATIENCE, word)
+    }
+
+    /// The same, with more patience.
+    ///
+    /// # Errors
+    /// When it says something else, or nothing.
+    pub fn says_within(&self, patience: Duration, word: &str) -> Result<Vec<u32>> {
         let line = self
             .lines
-            .recv_timeout(PATIENCE)
+            .recv_timeout(patience)
             .with_context(|| format!("waiting for the victim to say {word:?}"))?;
         let mut words = line.split(' ');
         ensure!(

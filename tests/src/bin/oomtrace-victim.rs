@@ -270,9 +270,9 @@ struct LockList {
 
 /// `ROBUST_LIST_LIMIT` in `kernel/futex`: the kernel looks at no more of them.
 const LOCKS: usize = 2048;
-/// Left of the memory node above its watermark when the exit begins, in pages; less than the exit
+/// Left of the memory node above its watermark when the exit begins, in pages: less than the exit
 /// takes.
-const LEFT: u64 = 512;
+const LEFT: u64 = 1024;
 
 /// When a process exits the kernel marks the locks it still holds, wherever they are. Here they
 /// are in private pages of a file, so that every mark takes a page, from an exiting task.

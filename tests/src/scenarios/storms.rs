@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::{MIB, Needs, Outcome, Scenario};
 use crate::{
-    Env,
+    Env, PATIENCE,
     cgroup::Cgroup,
     compare, read,
     tracer::{Ended, Tracer},
@@ -53,7 +53,8 @@ fn storm(env: &Env, kills: usize) -> Result<BTreeSet<u64>> {
     };
     let mut parent = Victim::start(env, &cgroup, &look, &["storm", &kills.to_string()])?;
     parent.go()?;
-    let victims = parent.says("killed")?;
+    let patience = PATIENCE * u32::try_from(kills.div_ceil(100))?;
+    let victims = parent.says_within(patience, "killed")?;
     parent.go()?;
     parent.end()?;
     ensure!(victims.len() == kills, "{} victims", victims.len());
