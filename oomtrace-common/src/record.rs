@@ -239,6 +239,10 @@ pub struct Candidate {
     pub pid: u32,
     /// `signal->oom_score_adj`.
     pub oom_score_adj: i32,
+    /// How many were scored before it.
+    pub order: u32,
+    /// Explicit padding.
+    pub pad: u32,
     /// Name, NUL-terminated.
     pub comm: [u8; TASK_COMM_BYTES],
 }

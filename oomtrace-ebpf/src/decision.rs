@@ -1,11 +1,15 @@
 //! What the fentry and the kprobe variants of a hook have in common.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
-use oomtrace_common::{CANDIDATE_SLOTS, CandidateList, DecisionEnd, DecisionRecord, RecordKind};
+use aya_ebpf::helpers::{
+    bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, generated::bpf_get_current_task,
+};
+use oomtrace_common::{
+    CANDIDATE_SLOTS, Candidate, CandidateList, DecisionEnd, DecisionRecord, RecordKind,
+};
 
 use crate::{
-    kernel::{self, Address, offset},
-    maps::{self, CANDIDATES, DECIDED, WithTail},
+    kernel::{self, Address, Place, offset},
+    maps::{self, BLOCK, DECIDED, Lowest, Scoring, WithTail},
     names::Tail,
 };
 
@@ -22,94 +26,128 @@ pub fn begin() {
     // SAFETY: the helper has no preconditions.
     decision.began_ns = unsafe { bpf_ktime_get_boot_ns() };
     decision.killing = 0;
-    if let Some(list) = candidates() {
-        clear(list);
+    if let Some(scoring) = maps::scoring() {
+        scoring.by = current_task();
+        clear(scoring);
     }
 }
 
 #[inline(always)]
-fn clear(list: &mut CandidateList) {
-    list.total = 0;
-    list.listed = 0;
-    list.spared = 0;
-    list.pad = 0;
+fn clear(scoring: &mut Scoring) {
+    scoring.lowest.points = i64::MIN;
+    scoring.list.total = 0;
+    scoring.list.listed = 0;
+    scoring.list.spared = 0;
+    scoring.list.pad = 0;
 }
 
 #[inline(always)]
-fn candidates() -> Option<&'static mut CandidateList> {
-    // SAFETY: guarded by `oom_lock`, like all single-slot maps.
-    CANDIDATES.get_ptr_mut(0).map(|list| unsafe { &mut *list })
+fn current_task() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
 }
 
-/// `oom_badness` returned `points` for `task`. It also serves `/proc/PID/oom_score`, so only the
-/// task that decides counts.
+/// The scoring under way, if the current task is the one that decides: `oom_badness` also serves
+/// `/proc/PID/oom_score`.
 #[inline(always)]
-pub fn scored(task: Address, points: i64) {
-    if maps::own_decision().is_none_or(|own| own.killing == 1) {
-        return;
-    }
-    let Some(decision) = maps::decision() else {
-        return;
-    };
-    let Some(list) = candidates() else { return };
+pub fn own_scoring() -> Option<&'static mut Scoring> {
+    maps::scoring().filter(|scoring| scoring.by == current_task())
+}
+
+/// `oom_badness` returned `points` for a task, which `describe` describes. This runs for every
+/// candidate: what does not get on the list must cost next to nothing.
+#[inline(always)]
+pub fn scored(scoring: &mut Scoring, points: i64, describe: impl FnOnce(&mut Candidate)) {
+    let list = &mut scoring.list;
     if points == NOT_ELIGIBLE {
         list.spared = list.spared.wrapping_add(1);
         return;
     }
-    list.total = list.total.wrapping_add(1);
+    let order = list.total;
+    list.total = order.wrapping_add(1);
+    // Among equals the later one stays, as in the kernel's own choice.
+    if points < scoring.lowest.points {
+        return;
+    }
     let listed = list.listed as usize;
-    let place = if listed < CANDIDATE_SLOTS {
+    let slot = if listed < CANDIDATE_SLOTS {
         list.listed += 1;
         listed
-    } else if points < decision.lowest_points {
-        return;
     } else {
-        // Among equals the later one stays, as in the kernel's own choice.
-        decision.lowest_slot as usize
+        scoring.lowest.slot as usize % CANDIDATE_SLOTS
     };
-    let Some(item) = list.items.get_mut(place) else {
-        return;
-    };
+    let item = &mut list.items[slot];
     item.points = points;
-    item.pid = task.read(offset!(task_tgid));
-    item.oom_score_adj = kernel::oom_score_adj(task);
-    item.cgroup_id = kernel::memory_cgroup(task)
-        .follow(offset!(cgroup_kn))
-        .read(offset!(kernfs_id));
-    // The kernel scores, and names, the thread that has the address space.
-    let thread = kernel::thread_with_mm(task);
-    item.comm = thread.read(offset!(task_comm));
-    let mm = thread.follow(offset!(task_mm));
-    kernel::describe_memory(mm, &mut item.memory);
-    if mm.is_null() {
-        item.comm = task.read(offset!(task_comm));
-        item.memory.total_vm_pages = u64::MAX;
-    }
-    if list.listed as usize == CANDIDATE_SLOTS {
-        find_lowest(decision, list);
+    item.order = order;
+    item.pad = 0;
+    describe(item);
+    if listed + 1 >= CANDIDATE_SLOTS {
+        lowest_of_block(scoring, slot / BLOCK);
+        lowest_of_all(scoring);
+    } else if slot % BLOCK == BLOCK - 1 {
+        lowest_of_block(scoring, slot / BLOCK);
     }
 }
 
-/// Finds the lowest of the full list. Its result is kept in map memory, step by step, for the
+/// Describes a candidate. The kernel scores, and names, the thread that has the address space.
+#[inline(always)]
+pub fn describe_candidate<P: Place>(item: &mut Candidate, leader: P, thread: P) {
+    item.pid = leader.read(offset!(task_tgid));
+    item.oom_score_adj = kernel::oom_score_adj(leader);
+    item.cgroup_id = kernel::memory_cgroup(leader)
+        .follow(offset!(cgroup_kn))
+        .read(offset!(kernfs_id));
+    let mm = thread.follow(offset!(task_mm));
+    kernel::describe_memory(mm, &mut item.memory);
+    item.comm = thread.read(offset!(task_comm));
+    if mm.is_null() {
+        item.comm = leader.read(offset!(task_comm));
+        item.memory.total_vm_pages = u64::MAX;
+    }
+}
+
+/// Finds who of a block makes room first. Results are kept in map memory, step by step, for the
 /// same reason as [`Tail`]'s length.
 #[inline(always)]
-fn find_lowest(decision: *mut maps::Decision, list: &CandidateList) {
-    // SAFETY: `decision` points to a map slot.
-    let (lowest, slot) = unsafe {
-        (
-            &raw mut (*decision).lowest_points,
-            &raw mut (*decision).lowest_slot,
-        )
-    };
-    // SAFETY: as above.
-    unsafe { lowest.write_volatile(i64::MAX) };
-    for (index, item) in list.items.iter().enumerate() {
-        // SAFETY: as above.
-        unsafe {
-            if item.points < lowest.read_volatile() {
-                lowest.write_volatile(item.points);
-                slot.write_volatile(index as u32);
-            }
+fn lowest_of_block(scoring: &mut Scoring, block: usize) {
+    let lowest = &raw mut scoring.blocks[block];
+    // SAFETY: a place in the map slot.
+    unsafe { (&raw mut (*lowest).points).write_volatile(i64::MAX) };
+    for index in 0..BLOCK {
+        let slot = block * BLOCK + index;
+        let Candidate { points, order, .. } = scoring.list.items[slot];
+        keep_lower(
+            lowest,
+            Lowest {
+                points,
+                order,
+                slot: slot as u32,
+            },
+        );
+    }
+}
+
+/// Finds who of all makes room first.
+#[inline(always)]
+fn lowest_of_all(scoring: &mut Scoring) {
+    let lowest = &raw mut scoring.lowest;
+    // SAFETY: a place in the map slot.
+    unsafe { (&raw mut (*lowest).points).write_volatile(i64::MAX) };
+    for block in scoring.blocks {
+        keep_lower(lowest, block);
+    }
+}
+
+/// The lower one has fewer points; among equals it is the earlier one.
+#[inline(always)]
+fn keep_lower(lowest: *mut Lowest, other: Lowest) {
+    // SAFETY: a place in the map slot.
+    unsafe {
+        let points = (&raw const (*lowest).points).read_volatile();
+        if other.points < points
+            || other.points == points && other.order < (&raw const (*lowest).order).read_volatile()
+        {
+            lowest.write_volatile(other);
         }
     }
 }
@@ -128,18 +166,20 @@ pub fn decided(oc: Address, message: Address) {
         decision.began_ns = unsafe { bpf_ktime_get_boot_ns() };
     }
     decision.killing = 1;
-    decision.chosen = oc.follow(offset!(oc_chosen)).0;
+    decision.chosen = oc.follow_optional(offset!(oc_chosen)).0;
 
-    if let Some(list) = candidates() {
+    if let Some(scoring) = maps::scoring() {
+        scoring.by = 0;
+        let list = &mut scoring.list;
         let listed = list.listed as usize;
         if list.total > 0 && listed <= CANDIDATE_SLOTS {
-            let size = core::mem::offset_of!(CandidateList, items)
-                + listed * size_of::<oomtrace_common::Candidate>();
+            let size =
+                core::mem::offset_of!(CandidateList, items) + listed * size_of::<Candidate>();
             list.header = maps::header(RecordKind::Candidates, size);
             // SAFETY: `listed` items are filled.
-            unsafe { maps::send(RecordKind::Candidates, list, size) };
+            unsafe { maps::send(RecordKind::Candidates, &raw const *list, size) };
         }
-        clear(list);
+        clear(scoring);
     }
 
     let Some(slot) = DECIDED.get_ptr_mut(0) else {
@@ -147,12 +187,14 @@ pub fn decided(oc: Address, message: Address) {
     };
     // SAFETY: guarded by `oom_lock`, like all single-slot maps.
     let WithTail {
-        used, record, tail, ..
+        state,
+        record,
+        tail,
     } = unsafe { &mut *slot };
     describe(oc, message, record);
-    let mut tail = Tail::new(tail, used);
+    let mut tail = Tail::new(tail, state);
     let cgroup = oc
-        .follow(offset!(oc_memcg))
+        .follow_optional(offset!(oc_memcg))
         .member(offset!(memcg_css))
         .follow(offset!(css_cgroup));
     let kn = cgroup.follow(offset!(cgroup_kn));
@@ -164,26 +206,28 @@ pub fn decided(oc: Address, message: Address) {
     record.paths.exe_bytes = 0;
     let size = size_of::<DecisionRecord>() + tail.bounded();
     record.header = maps::header(RecordKind::Decision, size);
-    // SAFETY: the record and `used` bytes of the tail are filled.
+    // SAFETY: the record and the tail are filled.
     unsafe { maps::send(RecordKind::Decision, record, size) };
 }
 
 #[inline(always)]
 fn describe(oc: Address, message: Address, record: &mut DecisionRecord) {
-    record.gfp_mask = oc.read(offset!(oc_gfp_mask));
-    record.order = oc.read(offset!(oc_order));
-    record.constraint = oc.read(offset!(oc_constraint));
-    record.total_pages = oc.read(offset!(oc_totalpages));
-    record.chosen_points = oc.read(offset!(oc_chosen_points));
-    record.chosen_pid = oc.follow(offset!(oc_chosen)).read(offset!(task_tgid));
+    record.gfp_mask = oc.read_optional(offset!(oc_gfp_mask));
+    record.order = oc.read_optional(offset!(oc_order));
+    record.constraint = oc.read_optional(offset!(oc_constraint));
+    record.total_pages = oc.read_optional(offset!(oc_totalpages));
+    record.chosen_points = oc.read_optional(offset!(oc_chosen_points));
+    record.chosen_pid = oc
+        .follow_optional(offset!(oc_chosen))
+        .read(offset!(task_tgid));
     record.pad = 0;
-    let memcg = oc.follow(offset!(oc_memcg));
+    let memcg = oc.follow_optional(offset!(oc_memcg));
     record.has_memcg = u32::from(!memcg.is_null());
-    record.usage_pages = memcg.read(offset!(memcg_memory_usage));
-    record.max_pages = memcg.read(offset!(memcg_memory_max));
-    record.swap_usage_pages = memcg.read(offset!(memcg_swap_usage));
-    record.swap_max_pages = memcg.read(offset!(memcg_swap_max));
-    record.oom_group = memcg.read::<u8>(offset!(memcg_oom_group)).into();
+    record.usage_pages = memcg.read_optional(offset!(memcg_memory_usage));
+    record.max_pages = memcg.read_optional(offset!(memcg_memory_max));
+    record.swap_usage_pages = memcg.read_optional(offset!(memcg_swap_usage));
+    record.swap_max_pages = memcg.read_optional(offset!(memcg_swap_max));
+    record.oom_group = memcg.read_optional::<u8>(offset!(memcg_oom_group)).into();
     record.message = [0; 64];
     // SAFETY: the helper refuses addresses that cannot be read.
     unsafe {

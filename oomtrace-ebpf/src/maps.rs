@@ -7,16 +7,28 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use oomtrace_common::{
-    CandidateList, Counters, CpuOffsets, DATA_BYTES, DATA_SLACK, DecisionRecord, Header,
-    RecordKind, SelfCheck, VictimRecord,
+    CANDIDATE_SLOTS, CandidateList, Counters, CpuOffsets, DATA_BYTES, DATA_SLACK, DecisionRecord,
+    Header, RecordKind, SelfCheck, VictimRecord,
 };
+
+/// What changes while a tail is filled.
+///
+/// It is kept in map memory and not in registers: the verifier then knows nothing of it, so that
+/// the paths through a loop end in the same state and need not all be walked.
+#[repr(C)]
+pub struct TailState {
+    /// Bytes that are filled.
+    pub used: u32,
+    pub pad: u32,
+    /// Where a file's path is followed: the addresses of a `dentry` and a `vfsmount`.
+    pub dentry: u64,
+    pub mount: u64,
+}
 
 /// A record that ends in a tail, with room for it.
 #[repr(C)]
 pub struct WithTail<T> {
-    /// Bytes of `tail` that are filled.
-    pub used: u32,
-    pub pad: u32,
+    pub state: TailState,
     pub record: T,
     pub tail: [u8; DATA_BYTES + DATA_SLACK],
 }
@@ -28,21 +40,41 @@ pub struct Decision {
     pub owner: u64,
     /// When it entered `out_of_memory`, or `oom_kill_process` where only that is hooked.
     pub began_ns: u64,
-    /// The lowest points on the full list of candidates, and their slot.
-    pub lowest_points: i64,
-    pub lowest_slot: u32,
     /// 1 from the entry of `oom_kill_process` to its return.
     pub killing: u32,
+    /// 1 when the victim marked last is in a cgroup with `memory.oom.group`.
+    pub last_group: u32,
     /// The task that was chosen, from the entry of `oom_kill_process` on.
     pub chosen: u64,
-    /// The task `oom_badness` is scoring, for the kprobe that sees only its return.
-    pub scoring: u64,
     /// The task that marked a victim last, and that victim's address space.
     pub last_by: u64,
     pub last_mm: u64,
-    /// 1 when the victim marked last is in a cgroup with `memory.oom.group`.
-    pub last_group: u32,
-    pub pad: u32,
+}
+
+/// Candidates are looked through for the lowest by blocks of so many.
+pub const BLOCK: usize = 8;
+
+/// The lowest of some candidates.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Lowest {
+    pub points: i64,
+    pub order: u32,
+    pub slot: u32,
+}
+
+/// The scoring of candidates under way. Guarded by `oom_lock`.
+#[repr(C)]
+pub struct Scoring {
+    /// The task that decides; 0 when none does.
+    pub by: u64,
+    /// The task `oom_badness` is scoring, for the kprobe that sees only its return.
+    pub task: u64,
+    /// Who makes room when the list is full; until then `points` are `i64::MIN`.
+    pub lowest: Lowest,
+    /// The same for each block of the list.
+    pub blocks: [Lowest; CANDIDATE_SLOTS / BLOCK],
+    pub list: CandidateList,
 }
 
 /// Sized by the loader.
@@ -63,7 +95,7 @@ pub static VICTIM: Array<WithTail<VictimRecord>> = Array::with_max_entries(1, 0)
 pub static DECIDED: Array<WithTail<DecisionRecord>> = Array::with_max_entries(1, 0);
 
 #[map]
-pub static CANDIDATES: Array<CandidateList> = Array::with_max_entries(1, 0);
+pub static SCORING: Array<Scoring> = Array::with_max_entries(1, 0);
 
 /// The task each sender last killed as the kernel itself, by the sender's `pid_tgid`. The mark
 /// of an OOM victim follows at once; other senders of such signals leave entries to be evicted.
@@ -98,6 +130,13 @@ pub fn decision() -> Option<&'static mut Decision> {
     // SAFETY: the map has this slot for as long as the program is loaded, and `oom_lock`
     // serialises its users (see the crate's documentation).
     DECISION.get_ptr_mut(0).map(|slot| unsafe { &mut *slot })
+}
+
+/// The scoring under way, whoever does it.
+#[inline(always)]
+pub fn scoring() -> Option<&'static mut Scoring> {
+    // SAFETY: as above.
+    SCORING.get_ptr_mut(0).map(|slot| unsafe { &mut *slot })
 }
 
 /// A header of this moment, for the decision under way.

@@ -3,39 +3,44 @@
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use oomtrace_common::{DATA_BYTES, DATA_SLACK, NAME_BYTES};
 
-use crate::kernel::{Address, offset};
+use crate::{
+    kernel::{Address, Place, offset},
+    maps::TailState,
+};
 
 /// Components a path may have; deeper ones are cut.
-const MAX_DEPTH: usize = 40;
+const MAX_DEPTH: usize = 32;
 
 /// The tail of a record, filled from its start.
-///
-/// How much is used is kept in map memory and not in a register: the verifier then knows nothing
-/// of it, so that the paths through a loop end in the same state and need not all be walked.
 pub struct Tail<'a> {
     bytes: &'a mut [u8; DATA_BYTES + DATA_SLACK],
-    used: *mut u32,
+    state: *mut TailState,
+}
+
+/// A member of the state, read and written as it stands.
+macro_rules! state {
+    ($tail:ident.$member:ident) => {
+        // SAFETY: points to map memory.
+        unsafe { (&raw const (*$tail.state).$member).read_volatile() }
+    };
+    ($tail:ident.$member:ident = $value:expr) => {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*$tail.state).$member).write_volatile($value) }
+    };
 }
 
 impl<'a> Tail<'a> {
     #[inline(always)]
-    pub fn new(bytes: &'a mut [u8; DATA_BYTES + DATA_SLACK], used: *mut u32) -> Self {
-        let tail = Self { bytes, used };
-        tail.set_used(0);
+    pub fn new(bytes: &'a mut [u8; DATA_BYTES + DATA_SLACK], state: *mut TailState) -> Self {
+        let tail = Self { bytes, state };
+        state!(tail.used = 0);
         tail
     }
 
     /// Bytes filled so far.
     #[inline(always)]
     pub fn used(&self) -> u32 {
-        // SAFETY: points to map memory, as do the bytes.
-        unsafe { self.used.read_volatile() }
-    }
-
-    #[inline(always)]
-    fn set_used(&self, used: u32) {
-        // SAFETY: as above.
-        unsafe { self.used.write_volatile(used) }
+        state!(self.used)
     }
 
     /// Bytes filled so far, as a length the verifier accepts.
@@ -64,7 +69,7 @@ impl<'a> Tail<'a> {
         if copied <= 0 {
             return false;
         }
-        self.set_used(used as u32 + copied as u32);
+        state!(self.used = used as u32 + copied as u32);
         true
     }
 
@@ -89,32 +94,31 @@ impl<'a> Tail<'a> {
     /// outermost part is missing.
     #[inline(always)]
     pub fn push_file(&mut self, file: Address) -> bool {
-        let mut dentry = file.follow(offset!(file_path_dentry));
-        let mut mnt = file.follow(offset!(file_path_mnt));
-        for depth in 0..MAX_DEPTH {
+        state!(self.dentry = file.read(offset!(file_path_dentry)));
+        state!(self.mount = file.read(offset!(file_path_mnt)));
+        for _ in 0..MAX_DEPTH {
+            let dentry = Address(state!(self.dentry));
+            let mnt = Address(state!(self.mount));
             if mnt.follow(offset!(vfsmount_root)) == dentry {
                 let mount = mnt.container(offset!(mount_mnt));
                 let parent = mount.follow(offset!(mount_parent));
                 if parent == mount {
-                    return !mount.is_null();
+                    return true;
                 }
-                dentry = mount.follow(offset!(mount_mountpoint));
-                mnt = parent.member(offset!(mount_mnt));
+                state!(self.dentry = mount.read(offset!(mount_mountpoint)));
+                state!(self.mount = parent.member(offset!(mount_mnt)).0);
                 continue;
-            }
-            let parent = dentry.follow(offset!(dentry_parent));
-            let rootless = parent == dentry;
-            // A file that was never in a directory (memfd) is its own parent, but has a name.
-            if rootless && depth > 0 {
-                return true;
             }
             if !self.push(dentry.follow(offset!(dentry_name))) {
                 return false;
             }
-            if rootless {
+            let parent = dentry.follow(offset!(dentry_parent));
+            // A file that was never in a directory (memfd), or a root that is mounted nowhere, of the
+            // name `/`.
+            if parent == dentry {
                 return true;
             }
-            dentry = parent;
+            state!(self.dentry = parent.0);
         }
         false
     }

@@ -13,7 +13,7 @@ use oomtrace_common::{
 };
 
 use crate::{
-    kernel::{self, Address, offset},
+    kernel::{self, Address, Place, offset},
     maps::{self, KILLED, VICTIM, WithTail},
     names::Tail,
 };
@@ -44,7 +44,9 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     };
     // SAFETY: guarded by `oom_lock`, like all single-slot maps.
     let WithTail {
-        used, record, tail, ..
+        state,
+        record,
+        tail,
     } = unsafe { &mut *slot };
     record.flags = if live_kill { VICTIM_LIVE_KILL } else { 0 };
 
@@ -54,14 +56,8 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     }
     kernel::describe_task(current(), &mut record.trigger);
     kernel::describe_levels(task, record);
-    let mm = kernel::address_space(task);
-    if !mm.is_null() {
-        record.flags |= VICTIM_HAS_MM;
-    }
-    kernel::describe_memory(mm, &mut record.memory);
-    kernel::add_percpu_parts(mm, &mut record.memory);
 
-    let mut tail = Tail::new(tail, used);
+    let mut tail = Tail::new(tail, state);
     record.paths.cut = 0;
     if !push_cgroup(&mut tail, task) {
         record.paths.cut |= 1;
@@ -71,11 +67,20 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
         record.paths.cut |= 2;
     }
     record.paths.trigger_bytes = tail.used() - record.paths.cgroup_bytes;
-    let file = mm.follow(offset!(mm_exe_file));
+    let file = kernel::address_space(task).follow_optional(offset!(mm_exe_file));
     if !file.is_null() && !tail.push_file(file) {
         record.paths.cut |= 4;
     }
     record.paths.exe_bytes = tail.used() - record.paths.cgroup_bytes - record.paths.trigger_bytes;
+
+    // At the end, so that what depends on the address space is not two states throughout the loops
+    // above.
+    let mm = kernel::address_space(task);
+    if !mm.is_null() {
+        record.flags |= VICTIM_HAS_MM;
+    }
+    kernel::describe_memory(mm, &mut record.memory);
+    kernel::add_percpu_parts(mm, &mut record.memory);
 
     let pid = record.victim.pid;
     let size = size_of::<VictimRecord>() + tail.bounded();
@@ -85,7 +90,7 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
         decision.last_mm = mm.0;
         decision.last_group = u32::from(in_group(record));
     }
-    // SAFETY: the record and `used` bytes of the tail are filled.
+    // SAFETY: the record and the tail are filled.
     let sent = unsafe { maps::send(RecordKind::Victim, record, size) };
     // Read back, so that it is not a second state throughout the loops above.
     // SAFETY: a place in the record.

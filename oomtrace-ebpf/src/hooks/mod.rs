@@ -11,7 +11,7 @@ mod task_reaping;
 
 use aya_ebpf::EbpfContext;
 
-use crate::kernel::Address;
+use crate::kernel::{Address, Place};
 
 /// A register that the kprobe saved, by its place in `pt_regs`.
 #[inline(always)]

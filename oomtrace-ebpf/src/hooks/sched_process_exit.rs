@@ -5,7 +5,7 @@ use aya_ebpf::{macros::raw_tracepoint, programs::RawTracePointContext};
 use oomtrace_common::{ABSENT, Exit, RecordKind};
 
 use crate::{
-    kernel::{Address, offset},
+    kernel::{Address, Place, offset},
     maps::{self, DYING},
 };
 

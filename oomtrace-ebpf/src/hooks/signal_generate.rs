@@ -16,7 +16,7 @@ use aya_ebpf::{
 use oomtrace_common::{CHECK_ARMED, CHECK_DONE, MAX_CPUS, PeerKill, RecordKind};
 
 use crate::{
-    kernel::{self, Address, offset},
+    kernel::{self, Address, Place, offset},
     maps::{self, CHECK, CPU_OFFSETS, KILLED, RECORDS, SAMPLE},
 };
 
@@ -45,13 +45,11 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
     };
     // A dying pid namespace kills its members the same way, from an exiting task.
     let current = current();
-    if decision.last_by != by || current.read::<u32>(offset!(task_flags)) & PF_EXITING != 0 {
+    if decision.last_by != by || current.read_optional::<u32>(offset!(task_flags)) & PF_EXITING != 0
+    {
         return 0;
     }
-    let marked = !task
-        .follow(offset!(task_signal))
-        .follow(offset!(signal_oom_mm))
-        .is_null();
+    let marked = !kernel::oom_mm(task).is_null();
     if marked && (decision.killing == 1 || decision.last_group == 1) {
         // A group kill walks over the victim it began with once more.
         maps::count(|counters| unsafe { &raw mut (*counters).repeated_kills });
@@ -123,7 +121,7 @@ fn learn_cpu_offsets(ctx: RawTracePointContext) -> u32 {
     let scratch = &raw mut cpus.offsets[0];
     // SAFETY: a place in the slot.
     let array = Address(unsafe { number(sample.cast(), scratch) });
-    let pointer = array.follow(offset!(bpf_array_pptrs));
+    let pointer = array.follow_optional(offset!(bpf_array_pptrs));
     let mut cpu = 0;
     while cpu < count && cpu < MAX_CPUS {
         let key = 0_u32;

@@ -100,7 +100,7 @@ fn layout(btf: &Btf<'_>, page_size: u32, cpus: u32) -> Result<Layout, BtfError> 
     let kernel = Kernel(btf);
     let rss = kernel.rss_stat()?;
     let regs = kernel.pt_regs()?;
-    Ok(Layout {
+    let layout = Layout {
         task_pid: kernel.required("task_struct", "pid", INT)?,
         task_tgid: kernel.required("task_struct", "tgid", INT)?,
         task_comm: kernel.required("task_struct", "comm", COMM)?,
@@ -166,7 +166,30 @@ fn layout(btf: &Btf<'_>, page_size: u32, cpus: u32) -> Result<Layout, BtfError> 
         regs_ret: regs.ret,
         mark_victim_has_task: mark_victim_has_task(btf)?,
         page_size,
-    })
+    };
+    Ok(whole_ways(layout))
+}
+
+/// The programs look at the first member of a way only: without the others it is absent, too.
+const fn whole_ways(mut layout: Layout) -> Layout {
+    if layout.file_path_mnt == ABSENT
+        || layout.file_path_dentry == ABSENT
+        || layout.dentry_parent == ABSENT
+        || layout.dentry_name == ABSENT
+        || layout.mount_mnt == ABSENT
+        || layout.mount_parent == ABSENT
+        || layout.mount_mountpoint == ABSENT
+        || layout.vfsmount_root == ABSENT
+    {
+        layout.mm_exe_file = ABSENT;
+    }
+    if layout.memcg_css == ABSENT
+        || layout.css_parent == ABSENT
+        || layout.memcg_memory_usage == ABSENT
+    {
+        layout.memcg_memory_max = ABSENT;
+    }
+    layout
 }
 
 fn functions(btf: &Btf<'_>) -> Result<FunctionFacts, BtfError> {

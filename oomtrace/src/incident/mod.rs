@@ -269,11 +269,8 @@ impl Joiner {
                 decision_ns,
                 total,
                 spared,
-                mut items,
+                items,
             } => {
-                // Among equals the kernel takes the later one, and so the last stands first.
-                items.reverse();
-                items.sort_by_key(|item| std::cmp::Reverse(item.points));
                 let scored = Scored {
                     total,
                     spared,

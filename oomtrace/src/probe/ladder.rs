@@ -381,8 +381,12 @@ impl Rungs<'_> {
             self.skip(rungs.iter(), "not among --hooks");
             return false;
         }
-        let loaded = rungs.iter().try_for_each(|rung| self.load(rung, btf));
-        match loaded.and_then(|()| rungs.iter().try_for_each(|rung| self.attach(rung))) {
+        // One after another: where one cannot be attached, the next need not be loaded.
+        let attached = rungs.iter().try_for_each(|rung| {
+            self.load(rung, btf)?;
+            self.attach(rung)
+        });
+        match attached {
             Ok(()) => {
                 self.hooks.extend(rungs.iter().map(|rung| rung.fact(None)));
                 true

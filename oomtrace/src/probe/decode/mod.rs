@@ -203,7 +203,8 @@ pub enum Record {
         total: u32,
         /// Tasks that could not be chosen.
         spared: u32,
-        /// Those with the highest points, in no order.
+        /// Those with the highest points, highest first; among equals the later one first, as the
+        /// kernel chooses.
         items: Vec<ScoredTask>,
     },
     /// The last thread of a victim exited.
@@ -435,7 +436,7 @@ fn candidates(bytes: &[u8]) -> Result<Record, DecodeError> {
     if items.len() != listed as usize * size_of::<Candidate>() {
         return Err(DecodeError::Lengths);
     }
-    let items = items
+    let mut items: Vec<(u32, ScoredTask)> = items
         .chunks_exact(size_of::<Candidate>())
         .map(|item| {
             let Candidate {
@@ -444,23 +445,27 @@ fn candidates(bytes: &[u8]) -> Result<Record, DecodeError> {
                 memory: held,
                 pid,
                 oom_score_adj,
+                order,
+                pad: _,
                 comm,
             } = read(item)?;
-            Ok(ScoredTask {
+            let task = ScoredTask {
                 pid,
                 points,
                 oom_score_adj,
                 comm: until_nul(&comm).to_vec(),
                 cgroup_id: non_zero(cgroup_id),
                 memory: (held.total_vm_pages != u64::MAX).then(|| memory(&held)),
-            })
+            };
+            Ok((order, task))
         })
-        .collect::<Result<_, _>>()?;
+        .collect::<Result<_, DecodeError>>()?;
+    items.sort_by_key(|(order, task)| std::cmp::Reverse((task.points, *order)));
     Ok(Record::Candidates {
         decision_ns: header.decision_ns,
         total,
         spared,
-        items,
+        items: items.into_iter().map(|(_, task)| task).collect(),
     })
 }
 
@@ -550,7 +555,13 @@ impl Tail<'_> {
         let mut bytes = Vec::with_capacity(names.len() + 1);
         let names = names.strip_suffix(&[0]).unwrap_or(names);
         if !names.is_empty() {
-            for name in names.split(|byte| *byte == 0).rev() {
+            // No name holds a slash: one that is nothing else is that of a root which is mounted
+            // nowhere.
+            for name in names
+                .split(|byte| *byte == 0)
+                .rev()
+                .filter(|name| *name != b"/")
+            {
                 bytes.push(b'/');
                 bytes.extend_from_slice(name);
             }

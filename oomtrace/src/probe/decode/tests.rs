@@ -187,7 +187,7 @@ fn candidates_are_decoded() {
     let mut item: Candidate = zeros();
     (item.pid, item.points, item.comm) = (5, 99, comm(b"x"));
     let fixed = core::mem::offset_of!(CandidateList, items);
-    let make = |total: u32, listed: u32, items: usize| {
+    let mut make = |total: u32, listed: u32, items: usize| {
         let mut bytes = vec![0; fixed];
         let header = Header {
             kind: RecordKind::Candidates as u32,
@@ -199,7 +199,8 @@ fn candidates_are_decoded() {
         bytes[size_of::<Header>()..][..4].copy_from_slice(&total.to_ne_bytes());
         bytes[size_of::<Header>() + 4..][..4].copy_from_slice(&listed.to_ne_bytes());
         bytes[size_of::<Header>() + 8..][..4].copy_from_slice(&7_u32.to_ne_bytes());
-        for _ in 0..items {
+        for order in 0..items {
+            item.order = order as u32;
             bytes.extend_from_slice(bytes_of(&item));
         }
         bytes
@@ -223,6 +224,32 @@ fn candidates_are_decoded() {
         decode(&make(40, u32::MAX, 0)).unwrap_err(),
         DecodeError::Lengths
     );
+}
+
+/// The highest points stand first; among equals the one scored later, which the kernel would take.
+#[test]
+fn candidates_are_in_the_kernels_order() {
+    let fixed = core::mem::offset_of!(CandidateList, items);
+    let mut bytes = vec![0; fixed];
+    for (pid, points, order) in [(1, 5, 3), (2, 9, 0), (3, 5, 4), (4, 7, 1)] {
+        let mut item: Candidate = zeros();
+        (item.pid, item.points, item.order) = (pid, points, order);
+        bytes.extend_from_slice(bytes_of(&item));
+    }
+    let header = Header {
+        kind: RecordKind::Candidates as u32,
+        size: bytes.len() as u32,
+        time_ns: 0,
+        decision_ns: 0,
+    };
+    bytes[..size_of::<Header>()].copy_from_slice(bytes_of(&header));
+    bytes[core::mem::offset_of!(CandidateList, listed)..][..4]
+        .copy_from_slice(&4_u32.to_ne_bytes());
+    let Record::Candidates { items, .. } = decode(&bytes).unwrap() else {
+        panic!("not candidates");
+    };
+    let pids: Vec<u32> = items.iter().map(|item| item.pid).collect();
+    assert_eq!(pids, [2, 4, 3, 1]);
 }
 
 proptest! {
