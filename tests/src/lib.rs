@@ -12,6 +12,7 @@ pub mod compare;
 pub mod facts;
 pub mod held;
 pub mod machine;
+pub mod marks;
 pub mod oracle;
 pub mod scenarios;
 pub mod schema;

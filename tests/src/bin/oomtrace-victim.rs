@@ -9,8 +9,9 @@
 //!   parent              a child goes on as `eat`; the parent outlives it
 //!   storm N             N children one after another take memory until killed
 //!   shared-mm           another process shares its memory and sleeps; goes on as `eat`
-//!   exit-hungry NODE    take all of a memory node but a little, say "holding", and exit in a way
-//!                       that takes more than is left
+//!   exit-hungry NODE LEFT
+//!                       take all of a memory node but LEFT pages, say "holding", and exit in a way
+//!                       that takes as many as it can
 //!   bomb WIDTH N        WIDTH children at a time take memory, until N have been killed
 //! ```
 //! It says "ready" and waits for a byte on standard input before it takes anything, so that it can
@@ -76,7 +77,7 @@ fn run() -> Result<()> {
         ["parent"] => parent(),
         ["storm", kills] => storm(number(kills)?),
         ["shared-mm"] => shared_mm(),
-        ["exit-hungry", node] => exit_hungry(number(node)?),
+        ["exit-hungry", node, left] => exit_hungry(number(node)?, number(left)?),
         ["bomb", width, kills] => bomb(number(width)?, number(kills)?),
         _ => bail!("no such mode: {mode:?}"),
     }
@@ -270,13 +271,10 @@ struct LockList {
 
 /// `ROBUST_LIST_LIMIT` in `kernel/futex`: the kernel looks at no more of them.
 const LOCKS: usize = 2048;
-/// Left of the memory node above its watermark when the exit begins, in pages: less than the exit
-/// takes.
-const LEFT: u64 = 1024;
 
 /// When a process exits the kernel marks the locks it still holds, wherever they are. Here they
 /// are in private pages of a file, so that every mark takes a page, from an exiting task.
-fn exit_hungry(node: usize) -> Result<()> {
+fn exit_hungry(node: usize, left: usize) -> Result<()> {
     let page = rustix::param::page_size();
     let file = rustix::fs::memfd_create("locks", rustix::fs::MemfdFlags::empty())?;
     rustix::fs::ftruncate(&file, (LOCKS * page) as u64)?;
@@ -309,7 +307,7 @@ fn exit_hungry(node: usize) -> Result<()> {
         3 * APPETITE,
         libc::MAP_PRIVATE,
         libc::MADV_NOHUGEPAGE,
-        |count| Ok(count % 64 != 0 || free_above_watermark(node)? > LEFT),
+        |count| Ok(count % 64 != 0 || free_above_watermark(node)? > left as u64),
     )?;
     wait_to_be_let_go("holding")?;
     // SAFETY: head and list are never freed.
