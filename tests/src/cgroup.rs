@@ -101,6 +101,21 @@ impl Cgroup {
         Ok(cgroup)
     }
 
+    /// Makes another one below a level of this one.
+    ///
+    /// # Errors
+    /// When the hierarchy refuses.
+    pub fn beside(&self, level: usize, name: &str) -> Result<Self> {
+        let directory = self.made[level].join(name);
+        fs::create_dir(&directory)
+            .with_context(|| format!("making the cgroup {}", directory.display()))?;
+        Ok(Self {
+            hierarchy: self.hierarchy.clone(),
+            made: vec![directory.clone()],
+            directory,
+        })
+    }
+
     /// 1 or 2.
     pub const fn version(&self) -> u8 {
         self.hierarchy.version

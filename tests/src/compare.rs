@@ -160,6 +160,14 @@ struct Contest<'a> {
 /// # Errors
 /// When anything differs; the message lists all of it.
 pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
+    whole_among(event, known, std::slice::from_ref(known.victim))
+}
+
+/// As [`whole`], where candidates are in several cgroups: `players` are all of them.
+///
+/// # Errors
+/// When anything differs; the message lists all of it.
+pub fn whole_among(event: &Value, known: &Known<'_>, players: &[Facts]) -> Result<()> {
     let report = known
         .account
         .report
@@ -176,10 +184,11 @@ pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
     let contest = Contest {
         total_bytes: Some(known.limit.bytes),
         group: known.limit.oom_group,
-        players: std::slice::from_ref(known.victim),
+        players,
         others: None,
     };
     candidates(all, event, known.victim, &contest, report);
+    unowned(all, event, report);
     differences.none(event)
 }
 
@@ -765,7 +774,14 @@ fn candidates(
             .players
             .iter()
             .find(|player| player.pid == row.tgid)
-            .or(contest.players.first().filter(|_| contest.others.is_none()));
+            // One alone stands for all: they are in its cgroup.
+            .or(match contest.players {
+                [alone] if contest.others.is_none() => Some(alone),
+                _ => None,
+            });
+        all.hold(player.is_some() || contest.others.is_some(), || {
+            format!("{} is nobody of ours", row.tgid)
+        });
         let slack = if player.is_some() {
             0
         } else {
@@ -817,6 +833,25 @@ fn candidates(
     }
 }
 
+/// What of the usage is in no process.
+fn unowned(all: &mut Differences, event: &Value, report: &Report) {
+    let usage = report
+        .memcg
+        .counters
+        .get("memory")
+        .map_or(0, |counter| counter.usage_bytes);
+    all.near(
+        "verdict.unowned_bytes",
+        &event["verdict"]["unowned_bytes"],
+        usage.saturating_sub(report.held_bytes()),
+        if decision_is_hooked(event) {
+            charges_in_flight()
+        } else {
+            0
+        },
+    );
+}
+
 fn node_pages(event: &Value) -> Option<u64> {
     let node = &event["node"];
     Some((node["memory_bytes"].as_u64()? + node["swap_bytes"].as_u64()?) / page())
@@ -826,6 +861,34 @@ fn node_pages(event: &Value) -> Option<u64> {
 fn oom_score(row: &Row, node_pages: u64) -> i64 {
     let scaled = row.badness(node_pages) * 1000 / node_pages.cast_signed();
     (1000 + scaled).max(0) * 2 / 3
+}
+
+/// Compares the record of a process that died because it shared the victim's memory with the
+/// record of the victim.
+///
+/// # Errors
+/// When anything differs.
+pub fn mm_sharer(event: &Value, victims: &Value, facts: &Facts, known: &Known<'_>) -> Result<()> {
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    let victim = &event["victim"];
+    all.expect("kind", &event["kind"], "oom_kill");
+    all.expect("role", &victim["role"], "mm_sharer");
+    identity(all, victim, "victim", facts);
+    identity(all, &event["trigger"], "trigger", known.trigger);
+    all.expect("ppid", &victim["ppid"], facts.ppid);
+    all.expect("exe", &victim["exe"], facts.exe.as_str());
+    times(all, event, facts, known.between);
+    all.expect("oom_id", &event["oom_id"], victims["oom_id"].clone());
+    let memory = victims["victim"]["memory"].clone();
+    all.expect("memory", &victim["memory"], memory);
+    all.expect("victim_count", &event["oom"]["victim_count"], Value::Null);
+    if decision_is_hooked(event) {
+        for name in ["constraint", "scope", "message", "total_bytes"] {
+            all.expect(name, &event["oom"][name], victims["oom"][name].clone());
+        }
+    }
+    differences.none(event)
 }
 
 /// A task that was marked and not killed, because it was exiting.

@@ -126,6 +126,18 @@ impl Drop for Swap {
     }
 }
 
+/// Where a tmpfs is mounted that anything can be written to.
+///
+/// # Errors
+/// When this machine should have one and has not.
+pub fn tmpfs() -> Result<Option<&'static str>> {
+    let found = ["/tmp", "/dev/shm"].into_iter().find(|directory| {
+        rustix::fs::statfs(*directory).is_ok_and(|fs| fs.f_type == libc::TMPFS_MAGIC)
+    });
+    ensure!(found.is_some() || !is_own()?, "there is no tmpfs");
+    Ok(found)
+}
+
 /// A kernel setting that is put back when this is dropped.
 #[derive(Debug)]
 pub struct Setting {

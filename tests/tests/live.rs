@@ -44,12 +44,16 @@ live! {
     another_user
     no_swap
     victim_is_not_the_trigger
+    files_fill_the_limit
+    pipes_fill_the_limit
     kill_9_is_no_oom_kill
     leader_has_exited
     child_dies_parent_lives
+    mm_sharer
     deep_path
     long_names
     limit_of_an_ancestor
+    limit_over_siblings
     names_that_imitate_the_log
     names_that_are_no_text
     twenty_die_one_after_another

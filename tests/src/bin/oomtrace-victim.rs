@@ -8,6 +8,8 @@
 //!   leader-exits        the first thread exits, another one goes on as `eat`
 //!   parent              a child goes on as `eat`; the parent outlives it
 //!   storm N             N children one after another take memory until killed
+//!   file PATH MIB       write a file of MIB and exit
+//!   pipes               fill pipes until killed: memory of the kernel's own
 //!   shared-mm           another process shares its memory and sleeps; goes on as `eat`
 //!   exit-hungry NODE LEFT
 //!                       take all of a memory node but LEFT pages, say "holding", and exit in a way
@@ -17,7 +19,12 @@
 //! It says "ready" and waits for a byte on standard input before it takes anything, so that it can
 //! be moved to a cgroup first. `--policy` binds its memory to one memory node of the machine.
 
-use std::{ffi::CString, fs, io::Write, process::ExitCode};
+use std::{
+    ffi::CString,
+    fs,
+    io::{Read, Write},
+    process::ExitCode,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::{
@@ -76,6 +83,16 @@ fn run() -> Result<()> {
         ["leader-exits"] => leader_exits(),
         ["parent"] => parent(),
         ["storm", kills] => storm(number(kills)?),
+        ["file", path, mib] => {
+            let bytes = number(mib)? << 20;
+            wait_to_be_let_go("ready")?;
+            // A buffer at a time: the file is to fill the limit, not its writer.
+            let mut content = std::io::repeat(1).take(bytes as u64);
+            let mut file = fs::File::create(path).context("creating the file")?;
+            std::io::copy(&mut content, &mut file).context("writing the file")?;
+            Ok(())
+        }
+        ["pipes"] => pipes(),
         ["shared-mm"] => shared_mm(),
         ["exit-hungry", node, left] => exit_hungry(number(node)?, number(left)?),
         ["bomb", width, kills] => bomb(number(width)?, number(kills)?),
@@ -226,6 +243,22 @@ fn storm(kills: usize) -> Result<()> {
         victims.push(child.to_string());
     }
     wait_to_be_let_go(&format!("killed {}", victims.join(" ")))
+}
+
+/// Fills pipes until killed.
+fn pipes() -> Result<()> {
+    const PIPE: usize = 1 << 20;
+    wait_to_be_let_go("ready")?;
+    let bytes = vec![1; 64 << 10];
+    for _ in 0..APPETITE / PIPE {
+        let (reader, writer) = rustix::pipe::pipe()?;
+        let size = rustix::pipe::fcntl_setpipe_size(&writer, PIPE)?;
+        for _ in 0..size / bytes.len() {
+            rustix::io::write(&writer, &bytes)?;
+        }
+        std::mem::forget((reader, writer));
+    }
+    bail!("filled pipes with {APPETITE} bytes and was not killed")
 }
 
 /// A process of its own, but for the memory.

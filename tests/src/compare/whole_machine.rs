@@ -109,6 +109,8 @@ pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
             others: Some(RESTLESS),
         };
         candidates(all, event, facts, &contest, report);
+        let unowned = &event["verdict"]["unowned_bytes"];
+        all.expect("verdict.unowned_bytes", unowned, Value::Null);
     } else {
         for (name, found) in [
             ("candidates", &event["candidates"]),

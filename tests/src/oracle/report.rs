@@ -25,6 +25,17 @@ pub struct Report {
     pub constraint: ConstraintLine,
 }
 
+impl Report {
+    /// What the processes of the task table hold in memory.
+    pub fn held_bytes(&self) -> u64 {
+        let page = rustix::param::page_size() as u64;
+        self.rows
+            .iter()
+            .map(|row| row.rss * page + row.pgtables_bytes)
+            .sum()
+    }
+}
+
 /// "X invoked oom-killer: gfp_mask=0xcc0(GFP_KERNEL), order=0, oom_score_adj=0".
 #[derive(Clone, Debug, Default)]
 pub struct Header {

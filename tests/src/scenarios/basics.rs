@@ -2,13 +2,14 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{LIMIT, MIB, Needs, Outcome, Scenario, compare, eater_dies};
+use super::{LIMIT, MIB, Needs, Outcome, Scenario, compare, dies_in, eater_dies};
 use crate::{
     Env,
     cgroup::Cgroup,
     compare::{Known, Limit, Memory},
     facts::Facts,
-    oracle::KernelLog,
+    machine,
+    oracle::{Account, KernelLog},
     tracer::Tracer,
     victim::{Look, Victim},
     watch::{Watch, with_report},
@@ -50,6 +51,20 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A big sleeper dies because a small process allocates: both are told apart.",
         needs: Needs::Nothing,
         run: victim_is_not_the_trigger,
+    },
+    Scenario {
+        name: "files_fill_the_limit",
+        shows: "A limit is filled by a file on tmpfs whose writer has long exited: a small victim, \
+                and the event says how much is in no process.",
+        needs: Needs::Nothing,
+        run: files_fill_the_limit,
+    },
+    Scenario {
+        name: "pipes_fill_the_limit",
+        shows: "A limit is filled by the kernel's own memory: a small victim, and the event says \
+                how much is in no process.",
+        needs: Needs::Nothing,
+        run: pipes_fill_the_limit,
     },
     Scenario {
         name: "kill_9_is_no_oom_kill",
@@ -181,6 +196,48 @@ fn victim_is_not_the_trigger(env: &Env) -> Result<Outcome> {
         ensure!(anon >= Some(least), "the sleeper held {anon:?} bytes");
         Ok(Some(()))
     })?;
+    Ok(Outcome::Passed)
+}
+
+fn files_fill_the_limit(env: &Env) -> Result<Outcome> {
+    let Some(tmpfs) = machine::tmpfs()? else {
+        return Ok(Outcome::Skipped("no tmpfs is mounted".to_owned()));
+    };
+    let (_, account) = with_report(|| {
+        let cgroup = Cgroup::new("files")?;
+        cgroup.limit(LIMIT)?;
+        let folder = tempfile::tempdir_in(tmpfs)?;
+        let file = folder.path().join("file");
+        let file = file.to_str().context("its path")?;
+        let mut writer = Victim::start(env, &cgroup, &Look::default(), &["file", file, "18"])?;
+        writer.go()?;
+        let end = writer.end()?;
+        ensure!(end.success(), "the writer ended with {end}");
+        dies_in(
+            env,
+            &cgroup,
+            &Limit::of(&cgroup, LIMIT)?,
+            &Look::default(),
+            &["eat"],
+        )
+    })?;
+    is_in_no_process(&account, 18 * MIB)
+}
+
+fn pipes_fill_the_limit(env: &Env) -> Result<Outcome> {
+    let (_, account) = eater_dies(env, "pipes", &Look::default(), &["pipes"])?;
+    is_in_no_process(&account, LIMIT / 2)
+}
+
+/// The event has been compared with the report; was the report about this?
+fn is_in_no_process(account: &Account, least: u64) -> Result<Outcome> {
+    let report = account.report.as_ref().context("no report")?;
+    let usage = report.memcg.counters["memory"].usage_bytes;
+    let held = report.held_bytes();
+    ensure!(
+        usage.saturating_sub(held) >= least,
+        "{held} of {usage} bytes are in processes: it was no fair test"
+    );
     Ok(Outcome::Passed)
 }
 

@@ -6,9 +6,10 @@ use super::{LIMIT, Needs, Outcome, Scenario, compare};
 use crate::{
     Env,
     cgroup::Cgroup,
-    compare::{Known, Limit, Memory},
+    compare::{self as comparison, Known, Limit, Memory},
     facts::Facts,
     victim::{Look, Victim},
+    wait_for,
     watch::{Watch, with_report},
 };
 
@@ -26,6 +27,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 child.",
         needs: Needs::Nothing,
         run: child_dies_parent_lives,
+    },
+    Scenario {
+        name: "mm_sharer",
+        shows: "A process that shares the victim's memory dies with it, though the kernel neither \
+                says nor counts it: a record of its own, with the same oom_id.",
+        needs: Needs::Nothing,
+        run: mm_sharer,
     },
 ];
 
@@ -107,6 +115,67 @@ fn child_dies_parent_lives(env: &Env) -> Result<Outcome> {
                 between: seen.between,
             },
         )?;
+        Ok(Some(()))
+    })?;
+    Ok(Outcome::Passed)
+}
+
+fn mm_sharer(env: &Env) -> Result<Outcome> {
+    with_report(|| {
+        let cgroup = Cgroup::new("sharer")?;
+        cgroup.limit(LIMIT)?;
+        let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
+        let mut eater = Victim::start(env, &cgroup, &Look::default(), &["shared-mm"])?;
+        eater.go()?;
+        let other = *eater
+            .says("sharer")?
+            .first()
+            .context("it did not tell the other's id")?;
+        let both = [Facts::of(eater.pid(), &cgroup)?, Facts::of(other, &cgroup)?];
+        eater.go()?;
+        eater.dies()?;
+        // They have the same points; the kernel says which one it took.
+        let chosen = wait_for("the kernel's word", || {
+            watch.log.read()?;
+            let accounts = watch.log.accounts()?;
+            Ok(accounts
+                .iter()
+                .find_map(|account| both.iter().find(|facts| facts.tid == account.killed.pid)))
+        })?;
+        let sharer = both
+            .iter()
+            .find(|facts| facts.pid != chosen.pid)
+            .context("the other one")?;
+        let seen = watch.kill_of(chosen.pid, chosen.tid)?;
+        let event = watch.tracer.wait_for("the other's record", |record| {
+            record["kind"] == "oom_kill" && record["victim"]["pid"] == sharer.pid
+        })?;
+        for event in [&seen.event, &event] {
+            watch.outcome_of(event)?;
+        }
+        watch.log.read()?;
+        let told = watch.log.accounts()?;
+        ensure!(
+            !told.iter().any(|account| account.killed.pid == sharer.tid),
+            "the kernel says that it killed {}: it was no fair test",
+            sharer.pid
+        );
+        let ended = watch.stop()?;
+        let totals = &ended.farewell()?["totals"];
+        ensure!(totals["mm_sharers"] == 1, "{totals}");
+        if seen.report().is_none() {
+            return Ok(None);
+        }
+        let known = Known {
+            victim: chosen,
+            trigger: &both[0],
+            limit: &Limit::of(&cgroup, LIMIT)?,
+            account: &seen.account,
+            memory: Memory::Table,
+            between: seen.between,
+        };
+        compare(env, &seen.event, &known)?;
+        comparison::mm_sharer(&event, &seen.event, sharer, &known)?;
         Ok(Some(()))
     })?;
     Ok(Outcome::Passed)

@@ -2,8 +2,15 @@
 
 use anyhow::{Result, ensure};
 
-use super::{LIMIT, Needs, Outcome, Scenario, dies_in};
-use crate::{Env, cgroup::Cgroup, compare::Limit, victim::Look, watch::with_report};
+use super::{LIMIT, MIB, Needs, Outcome, Scenario, dies_in, merges_the_log};
+use crate::{
+    Env,
+    cgroup::Cgroup,
+    compare::{self, Known, Limit, Memory},
+    facts::Facts,
+    victim::{Look, Victim},
+    watch::{Watch, with_report},
+};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -25,6 +32,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 cgroup.",
         needs: Needs::Nothing,
         run: limit_of_an_ancestor,
+    },
+    Scenario {
+        name: "limit_over_siblings",
+        shows: "Below the limit that was hit is a sibling that holds more in small processes: the \
+                biggest process dies, and all are candidates, each of its own cgroup.",
+        needs: Needs::Nothing,
+        run: limit_over_siblings,
     },
 ];
 
@@ -63,6 +77,72 @@ fn long_names(env: &Env) -> Result<Outcome> {
             &Look::default(),
             &["eat"],
         )
+    })?;
+    Ok(Outcome::Passed)
+}
+
+fn limit_over_siblings(env: &Env) -> Result<Outcome> {
+    const LIMIT: u64 = 40 * MIB;
+    let names = ["middle".to_owned(), "inner".to_owned()];
+    let hold = |cgroup: &Cgroup, name: &str, mib: &str| -> Result<(Victim, Facts)> {
+        let look = Look {
+            comm: Some(name.as_bytes()),
+            ..Look::default()
+        };
+        let mut process = Victim::start(env, cgroup, &look, &["hold", mib])?;
+        process.go()?;
+        process.says("holding")?;
+        let facts = Facts::of(process.pid(), cgroup)?;
+        Ok((process, facts))
+    };
+    with_report(|| {
+        let inner = Cgroup::nested("family", &names)?;
+        inner.limit_level(0, LIMIT)?;
+        let sibling = inner.beside(0, "sibling")?;
+        let outside = Cgroup::new("outside")?;
+        let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
+        let mut small = ["a", "b", "c", "d"]
+            .map(|name| hold(&sibling, name, "6"))
+            .into_iter()
+            .collect::<Result<Vec<_>>>()?;
+        let (mut bigger, _) = hold(&outside, "bigger", "48")?;
+        let mut victim = Victim::start(env, &inner, &Look::default(), &["eat"])?;
+        let facts = Facts::of(victim.pid(), &inner)?;
+        victim.go()?;
+        victim.dies()?;
+        let seen = watch.kill_of(facts.pid, facts.tid)?;
+        watch.outcome_of(&seen.event)?;
+        ensure!(bigger.lives()?, "one outside died, too");
+        for (sibling, _) in &mut small {
+            ensure!(sibling.lives()?, "a sibling died, too");
+        }
+        watch.stop()?;
+        if seen.report().is_none() {
+            return Ok(None);
+        }
+        let known = Known {
+            victim: &facts,
+            trigger: &facts,
+            limit: &Limit {
+                path: inner.path_of(0),
+                id: inner.id_of(0)?,
+                bytes: LIMIT,
+                oom_group: false,
+            },
+            account: &seen.account,
+            memory: Memory::TableAndLine,
+            between: seen.between,
+        };
+        if merges_the_log(env) {
+            let siblings = small.iter().map(|(_, facts)| facts.clone());
+            let all: Vec<Facts> = std::iter::once(facts.clone()).chain(siblings).collect();
+            compare::whole_among(&seen.event, &known, &all)?;
+            let total = &seen.event["candidates"]["total"];
+            ensure!(*total == 5, "{total} candidates");
+        } else {
+            compare::without_report(&seen.event, &known)?;
+        }
+        Ok(Some(()))
     })?;
     Ok(Outcome::Passed)
 }
