@@ -2,11 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{LIMIT, MIB, Needs, Outcome, Scenario, compare, dies_in, eater_dies};
+use super::{LIMIT, MIB, Needs, Outcome, Scenario, compare, dies_in, eater_dies, limited};
 use crate::{
     Env,
     cgroup::Cgroup,
-    compare::{Known, Limit, Memory},
+    compare::{Known, Memory},
     facts::Facts,
     machine,
     oracle::{Account, KernelLog},
@@ -143,8 +143,7 @@ fn no_swap(env: &Env) -> Result<Outcome> {
 
 fn victim_is_not_the_trigger(env: &Env) -> Result<Outcome> {
     with_report(|| {
-        let cgroup = Cgroup::new("bystander")?;
-        cgroup.limit(LIMIT)?;
+        let (cgroup, limit) = limited("bystander", &[])?;
         let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
         let mut sleeper = Victim::start(env, &cgroup, &Look::default(), &["hold", "16"])?;
         sleeper.go()?;
@@ -166,7 +165,7 @@ fn victim_is_not_the_trigger(env: &Env) -> Result<Outcome> {
         ensure!(eater.lives()?, "the trigger died, too");
         let seen = watch.kill_of(victim.pid, victim.tid)?;
         watch.stop()?;
-        if seen.account.report.is_none() {
+        if seen.report().is_none() {
             return Ok(None);
         }
         compare(
@@ -175,7 +174,7 @@ fn victim_is_not_the_trigger(env: &Env) -> Result<Outcome> {
             &Known {
                 victim: &victim,
                 trigger: &trigger,
-                limit: &Limit::of(&cgroup, LIMIT)?,
+                limit: &limit,
                 account: &seen.account,
                 memory: Memory::Table,
                 between: seen.between,
@@ -204,8 +203,7 @@ fn files_fill_the_limit(env: &Env) -> Result<Outcome> {
         return Ok(Outcome::Skipped("no tmpfs is mounted".to_owned()));
     };
     let (_, account) = with_report(|| {
-        let cgroup = Cgroup::new("files")?;
-        cgroup.limit(LIMIT)?;
+        let (cgroup, limit) = limited("files", &[])?;
         let folder = tempfile::tempdir_in(tmpfs)?;
         let file = folder.path().join("file");
         let file = file.to_str().context("its path")?;
@@ -213,13 +211,7 @@ fn files_fill_the_limit(env: &Env) -> Result<Outcome> {
         writer.go()?;
         let end = writer.end()?;
         ensure!(end.success(), "the writer ended with {end}");
-        dies_in(
-            env,
-            &cgroup,
-            &Limit::of(&cgroup, LIMIT)?,
-            &Look::default(),
-            &["eat"],
-        )
+        dies_in(env, &cgroup, &limit, &Look::default(), &["eat"])
     })?;
     is_in_no_process(&account, 18 * MIB)
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{LIMIT, Needs, Outcome, Scenario, compare};
+use super::{Needs, Outcome, Scenario, compare, limited};
 use crate::{
     Env,
     cgroup::Cgroup,
@@ -66,8 +66,7 @@ struct Pair {
 
 impl Pair {
     fn start(env: &Env, label: &str) -> Result<Self> {
-        let cgroup = Cgroup::new(label)?;
-        cgroup.limit(LIMIT)?;
+        let (cgroup, limit) = limited(label, &[])?;
         let watch = Watch::start(env, &["--heartbeat", "0"])?;
         let mut sleeper = Victim::start(env, &cgroup, &Look::default(), &["hold", "16"])?;
         sleeper.go()?;
@@ -78,7 +77,7 @@ impl Pair {
         };
         let eater = Victim::start(env, &cgroup, &look, &["hold", "9"])?;
         Ok(Self {
-            limit: Limit::of(&cgroup, LIMIT)?,
+            limit,
             victim: Facts::of(sleeper.pid(), &cgroup)?,
             trigger: Facts::of(eater.pid(), &cgroup)?,
             cgroup,

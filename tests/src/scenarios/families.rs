@@ -2,11 +2,10 @@
 
 use anyhow::{Context, Result, ensure};
 
-use super::{LIMIT, Needs, Outcome, Scenario, compare};
+use super::{Needs, Outcome, Scenario, compare, died_of_itself, limited};
 use crate::{
     Env,
-    cgroup::Cgroup,
-    compare::{self as comparison, Known, Limit, Memory},
+    compare::{self as comparison, Known, Memory},
     facts::Facts,
     victim::{Look, Victim},
     wait_for,
@@ -39,9 +38,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 fn leader_has_exited(env: &Env) -> Result<Outcome> {
     with_report(|| {
-        let cgroup = Cgroup::new("leader")?;
-        cgroup.limit(LIMIT)?;
-        let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
+        let (cgroup, limit) = limited("leader", &[])?;
+        let watch = Watch::start(env, &["--heartbeat", "0"])?;
         let mut victim = Victim::start(env, &cgroup, &Look::default(), &["leader-exits"])?;
         let pid = victim.pid();
         victim.go()?;
@@ -58,34 +56,15 @@ fn leader_has_exited(env: &Env) -> Result<Outcome> {
         );
         victim.go()?;
         victim.dies()?;
-        let seen = watch.kill_of(pid, tid)?;
-        watch.outcome_of(&seen.event)?;
-        watch.stop()?;
-        if seen.account.report.is_none() {
-            return Ok(None);
-        }
-        compare(
-            env,
-            &seen.event,
-            &Known {
-                victim: &facts,
-                trigger: &facts,
-                limit: &Limit::of(&cgroup, LIMIT)?,
-                account: &seen.account,
-                memory: Memory::TableAndLine,
-                between: seen.between,
-            },
-        )?;
-        Ok(Some(()))
+        died_of_itself(env, watch, &facts, &limit)
     })?;
     Ok(Outcome::Passed)
 }
 
 fn child_dies_parent_lives(env: &Env) -> Result<Outcome> {
     with_report(|| {
-        let cgroup = Cgroup::new("family")?;
-        cgroup.limit(LIMIT)?;
-        let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
+        let (cgroup, limit) = limited("family", &[])?;
+        let watch = Watch::start(env, &["--heartbeat", "0"])?;
         let mut parent = Victim::start(env, &cgroup, &Look::default(), &["parent"])?;
         parent.go()?;
         let child = *parent
@@ -96,34 +75,15 @@ fn child_dies_parent_lives(env: &Env) -> Result<Outcome> {
         ensure!(facts.ppid == parent.pid(), "the child has another parent");
         parent.go()?;
         parent.says("survived")?;
-        let seen = watch.kill_of(child, child)?;
-        watch.outcome_of(&seen.event)?;
         ensure!(parent.lives()?, "the parent died");
-        watch.stop()?;
-        if seen.account.report.is_none() {
-            return Ok(None);
-        }
-        compare(
-            env,
-            &seen.event,
-            &Known {
-                victim: &facts,
-                trigger: &facts,
-                limit: &Limit::of(&cgroup, LIMIT)?,
-                account: &seen.account,
-                memory: Memory::TableAndLine,
-                between: seen.between,
-            },
-        )?;
-        Ok(Some(()))
+        died_of_itself(env, watch, &facts, &limit)
     })?;
     Ok(Outcome::Passed)
 }
 
 fn mm_sharer(env: &Env) -> Result<Outcome> {
     with_report(|| {
-        let cgroup = Cgroup::new("sharer")?;
-        cgroup.limit(LIMIT)?;
+        let (cgroup, limit) = limited("sharer", &[])?;
         let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
         let mut eater = Victim::start(env, &cgroup, &Look::default(), &["shared-mm"])?;
         eater.go()?;
@@ -169,7 +129,7 @@ fn mm_sharer(env: &Env) -> Result<Outcome> {
         let known = Known {
             victim: chosen,
             trigger: &both[0],
-            limit: &Limit::of(&cgroup, LIMIT)?,
+            limit: &limit,
             account: &seen.account,
             memory: Memory::Table,
             between: seen.between,

@@ -158,12 +158,19 @@ fn compare(env: &Env, event: &serde_json::Value, known: &Known<'_>) -> Result<()
     }
 }
 
+/// A cgroup, in those named `inner` if there are any, with a limit of its own.
+fn limited(label: &str, inner: &[String]) -> Result<(Cgroup, Limit)> {
+    let cgroup = Cgroup::nested(label, inner)?;
+    cgroup.limit(LIMIT)?;
+    let limit = Limit::of(&cgroup, LIMIT)?;
+    Ok((cgroup, limit))
+}
+
 /// A process that eats until it is killed for the limit of its own cgroup, compared in full.
 fn eater_dies(env: &Env, label: &str, look: &Look<'_>, mode: &[&str]) -> Result<(Facts, Account)> {
     with_report(|| {
-        let cgroup = Cgroup::new(label)?;
-        cgroup.limit(LIMIT)?;
-        dies_in(env, &cgroup, &Limit::of(&cgroup, LIMIT)?, look, mode)
+        let (cgroup, limit) = limited(label, &[])?;
+        dies_in(env, &cgroup, &limit, look, mode)
     })
 }
 
@@ -176,28 +183,40 @@ fn dies_in(
     look: &Look<'_>,
     mode: &[&str],
 ) -> Result<Option<(Facts, Account)>> {
-    let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
+    let watch = Watch::start(env, &["--heartbeat", "0"])?;
     let mut victim = Victim::start(env, cgroup, look, mode)?;
     let facts = Facts::of(victim.pid(), cgroup)?;
     victim.go()?;
     victim.dies()?;
+    let account = died_of_itself(env, watch, &facts, limit)?;
+    Ok(account.map(|account| (facts, account)))
+}
+
+/// Compares the kill of a task that asked for the memory itself, and its outcome. None if the
+/// kernel did not print its report.
+fn died_of_itself(
+    env: &Env,
+    mut watch: Watch,
+    facts: &Facts,
+    limit: &Limit,
+) -> Result<Option<Account>> {
     let seen = watch.kill_of(facts.pid, facts.tid)?;
     watch.outcome_of(&seen.event)?;
     watch.stop()?;
-    if seen.account.report.is_none() {
+    if seen.report().is_none() {
         return Ok(None);
     }
     compare(
         env,
         &seen.event,
         &Known {
-            victim: &facts,
-            trigger: &facts,
+            victim: facts,
+            trigger: facts,
             limit,
             account: &seen.account,
             memory: Memory::TableAndLine,
             between: seen.between,
         },
     )?;
-    Ok(Some((facts, seen.account)))
+    Ok(Some(seen.account))
 }

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use super::{LIMIT, MIB, Needs, Outcome, Scenario, dies_in, merges_the_log};
+use super::{LIMIT, MIB, Needs, Outcome, Scenario, dies_in, limited, merges_the_log};
 use crate::{
     Env,
     cgroup::Cgroup,
@@ -47,15 +47,8 @@ fn deep_path(env: &Env) -> Result<Outcome> {
         .map(|level| format!("level-{level:02}-{}", "x".repeat(91)))
         .collect();
     let account = with_report(|| {
-        let cgroup = Cgroup::nested("deep", &names)?;
-        cgroup.limit(LIMIT)?;
-        dies_in(
-            env,
-            &cgroup,
-            &Limit::of(&cgroup, LIMIT)?,
-            &Look::default(),
-            &["eat"],
-        )
+        let (cgroup, limit) = limited("deep", &names)?;
+        dies_in(env, &cgroup, &limit, &Look::default(), &["eat"])
     })?
     .1;
     let cut = account
@@ -68,15 +61,8 @@ fn deep_path(env: &Env) -> Result<Outcome> {
 fn long_names(env: &Env) -> Result<Outcome> {
     let names = ["a".repeat(200), "b".repeat(200)];
     with_report(|| {
-        let cgroup = Cgroup::nested("long", &names)?;
-        cgroup.limit(LIMIT)?;
-        dies_in(
-            env,
-            &cgroup,
-            &Limit::of(&cgroup, LIMIT)?,
-            &Look::default(),
-            &["eat"],
-        )
+        let (cgroup, limit) = limited("long", &names)?;
+        dies_in(env, &cgroup, &limit, &Look::default(), &["eat"])
     })?;
     Ok(Outcome::Passed)
 }
@@ -96,7 +82,7 @@ fn limit_over_siblings(env: &Env) -> Result<Outcome> {
         Ok((process, facts))
     };
     with_report(|| {
-        let inner = Cgroup::nested("family", &names)?;
+        let inner = Cgroup::nested("siblings", &names)?;
         inner.limit_level(0, LIMIT)?;
         let sibling = inner.beside(0, "sibling")?;
         let outside = Cgroup::new("outside")?;

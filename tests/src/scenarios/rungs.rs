@@ -4,11 +4,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{LIMIT, Needs, Outcome, Scenario};
+use super::{LIMIT, Needs, Outcome, Scenario, limited};
 use crate::{
     Env,
     cgroup::Cgroup,
-    compare::{self, Known, Limit, Memory},
+    compare::{self, Known, Memory},
     facts::Facts,
     victim::{Look, Victim},
     watch::{Watch, with_report},
@@ -38,8 +38,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 fn first_rung_alone(env: &Env) -> Result<Outcome> {
-    let cgroup = Cgroup::new("rung")?;
-    cgroup.limit(LIMIT)?;
+    let (cgroup, limit) = limited("rung", &[])?;
     let mut watch = Watch::start(env, &["--heartbeat", "12s", "--hooks", "raw_tp"])?;
     let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
     let facts = Facts::of(victim.pid(), &cgroup)?;
@@ -56,7 +55,7 @@ fn first_rung_alone(env: &Env) -> Result<Outcome> {
     let known = Known {
         victim: &facts,
         trigger: &facts,
-        limit: &Limit::of(&cgroup, LIMIT)?,
+        limit: &limit,
         account: &seen.account,
         memory: Memory::TableAndLine,
         between: seen.between,
@@ -81,8 +80,7 @@ fn kprobes_instead_of_fentry(env: &Env) -> Result<Outcome> {
         return Ok(Outcome::Skipped("this kernel has no kprobes".to_owned()));
     }
     with_report(|| {
-        let cgroup = Cgroup::new("kprobes")?;
-        cgroup.limit(LIMIT)?;
+        let (cgroup, limit) = limited("kprobes", &[])?;
         let hooks = "kprobe,candidates,outcome,kmsg";
         let mut watch = Watch::start(env, &["--heartbeat", "0", "--hooks", hooks])?;
         let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
@@ -100,7 +98,7 @@ fn kprobes_instead_of_fentry(env: &Env) -> Result<Outcome> {
                 seen.event["source"]
             );
         }
-        if seen.account.report.is_none() {
+        if seen.report().is_none() {
             return Ok(None);
         }
         compare::whole(
@@ -108,7 +106,7 @@ fn kprobes_instead_of_fentry(env: &Env) -> Result<Outcome> {
             &Known {
                 victim: &facts,
                 trigger: &facts,
-                limit: &Limit::of(&cgroup, LIMIT)?,
+                limit: &limit,
                 account: &seen.account,
                 memory: Memory::TableAndLine,
                 between: seen.between,
