@@ -66,6 +66,9 @@ fn twenty_die_one_after_another(env: &Env) -> Result<Outcome> {
             sleeper.go()?;
             sleeper.dies()?;
             let seen = watch.kill_of(facts.pid, facts.tid)?;
+            if !seen.is_merged() {
+                return Ok(None);
+            }
             watch.outcome_of(&seen.event)?;
             let known = Known {
                 victim: &facts,
@@ -122,6 +125,9 @@ fn twenty_die_as_a_group(env: &Env) -> Result<Outcome> {
         let mut indices = Vec::new();
         for victim in &facts {
             let mut seen = watch.kill_of(victim.pid, victim.tid)?;
+            if !seen.is_merged() {
+                return Ok(None);
+            }
             let event = &seen.event;
             ensure!(
                 event["oom_id"] == chosen.event["oom_id"] || !compare::decision_is_hooked(event),

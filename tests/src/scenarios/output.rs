@@ -3,7 +3,6 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -153,14 +152,9 @@ fn nobody_reads(env: &Env) -> Result<Outcome> {
     for _ in 0..page / 1024 {
         kill_one(env, &Look::default())?;
     }
-    let signalled = Instant::now();
     tracer.signal(Signal::TERM)?;
-    let status = wait_at_most(&mut tracer.0, Duration::from_secs(8))?;
-    ensure!(
-        status.code() == Some(1),
-        "it ended with {status} after {:?}",
-        signalled.elapsed()
-    );
+    let status = wait_at_most(&mut tracer.0, PATIENCE)?;
+    ensure!(status.code() == Some(1), "it ended with {status}");
     let said = rest_of(stderr)?;
     ensure!(
         said.contains("standard output") && said.contains("nobody reads"),

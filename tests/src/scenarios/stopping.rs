@@ -78,12 +78,12 @@ fn ended_well(ended: &Ended, reason: &str) -> Result<()> {
 }
 
 fn status_records(env: &Env) -> Result<Outcome> {
-    let mut tracer = Tracer::start(env, &["--heartbeat", "1s"])?;
     let started = Instant::now();
+    let mut tracer = Tracer::start(env, &["--heartbeat", "1s"])?;
     let beats = |record: &serde_json::Value| record["phase"] == "heartbeat";
     tracer.wait_for("a heartbeat", beats)?;
     ensure!(
-        started.elapsed() >= Duration::from_millis(900),
+        started.elapsed() >= Duration::from_secs(1),
         "it came too early"
     );
     let pid = one_kill(env, "status")?;
@@ -181,14 +181,10 @@ fn max_events(env: &Env) -> Result<Outcome> {
 fn duration(env: &Env) -> Result<Outcome> {
     let started = Instant::now();
     let tracer = Tracer::start(env, &["--duration", "1s"])?;
-    let attached = Instant::now();
     let ended = tracer.ended()?;
     ended_well(&ended, "the duration is over")?;
-    let (least, most) = (attached.elapsed(), started.elapsed());
-    ensure!(
-        most >= Duration::from_secs(1) && least < Duration::from_secs(3),
-        "it took {least:?} to {most:?}"
-    );
+    let took = started.elapsed();
+    ensure!(took >= Duration::from_secs(1), "it took {took:?}");
     Ok(Outcome::Passed)
 }
 

@@ -17,8 +17,8 @@ use serde_json::Value;
 use super::{kernels::Kernel, results::Cell};
 use crate::{install::Need, sh};
 
-/// A guest that says nothing for so long hangs.
-const STALL: Duration = Duration::from_secs(120);
+/// A guest that says nothing for so long hangs: a scenario may run out of patience several times.
+const STALL: Duration = Duration::from_secs(300);
 /// A guest that takes longer than this is broken, whatever it says.
 const TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
