@@ -882,11 +882,13 @@ pub fn mm_sharer(event: &Value, victims: &Value, facts: &Facts, known: &Known<'_
     all.expect("oom_id", &event["oom_id"], victims["oom_id"].clone());
     let memory = victims["victim"]["memory"].clone();
     all.expect("memory", &victim["memory"], memory);
-    all.expect("victim_count", &event["oom"]["victim_count"], Value::Null);
+    for name in ["victim_index", "victim_count"] {
+        all.expect(name, &event["oom"][name], victims["oom"][name].clone());
+    }
     if decision_is_hooked(event) {
-        for name in ["constraint", "scope", "message", "total_bytes"] {
-            all.expect(name, &event["oom"][name], victims["oom"][name].clone());
-        }
+        all.expect("oom", &event["oom"], victims["oom"].clone());
+        let candidates = &victims["candidates"];
+        all.expect("candidates", &event["candidates"], candidates.clone());
     }
     differences.none(event)
 }

@@ -158,6 +158,8 @@ struct Sharing {
     decision: Option<Rc<Decision>>,
     began_ns: u64,
     index: Option<u32>,
+    count: Option<u32>,
+    counted: bool,
 }
 
 #[derive(Debug)]
@@ -500,6 +502,8 @@ impl Joiner {
             decision: pending.kill.decision.clone(),
             began_ns: pending.kill.began_ns,
             index,
+            count: pending.kill.count,
+            counted: pending.counted,
         });
         self.follow(&pending.kill);
         self.lines
@@ -540,7 +544,7 @@ impl Joiner {
     }
 
     /// A process was killed because it shares the memory of the victim before it: what is the
-    /// address space's is the same, what is the task's is its own.
+    /// address space's or the decision's is the same, what is the task's is its own.
     fn mm_sharer(&mut self, time_ns: u64, mut task: Task, now_ns: u64) {
         let Some(sharing) = &self.last_victim else {
             return;
@@ -553,6 +557,14 @@ impl Joiner {
             }
             _ => false,
         };
+        let open = sharing.decision.as_ref().and_then(|decision| {
+            self.decisions
+                .iter()
+                .find(|open| open.decision.decision_ns == decision.decision_ns)
+        });
+        let (scored, report) = open
+            .map(|open| (open.scored.clone(), open.report.clone()))
+            .unwrap_or_default();
         let kill = Kill {
             victim: Rc::new(Victim {
                 time_ns,
@@ -565,21 +577,22 @@ impl Joiner {
                 ..Victim::clone(shared)
             }),
             decision: sharing.decision.clone(),
-            scored: None,
-            report: None,
+            scored,
+            report,
             killed_line: None,
             began_ns: sharing.began_ns,
             role: Some(Role::MmSharer),
             index: sharing.index,
-            count: None,
+            count: sharing.count,
         };
+        let counted = sharing.counted;
         self.follow(&kill);
-        // Neither a line in the log nor the kernel's count is about it.
         self.pending.push_back(Pending {
             kill,
             arrived_ns: now_ns,
+            // No line in the log is about it.
             logged: true,
-            counted: true,
+            counted,
             exit: None,
         });
     }

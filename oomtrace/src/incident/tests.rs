@@ -359,6 +359,36 @@ fn a_group_is_one_decision() {
     );
 }
 
+/// A process that shares the victim's memory knows of the decision what the victim knows, whether
+/// the kernel's report came before it or after.
+#[test]
+fn a_sharer_knows_the_decision() {
+    for report_first in [true, false] {
+        let mut joiner = Joiner::new(Sources {
+            log: true,
+            decision_end: true,
+            exits: true,
+        });
+        joiner.record(decision(900, 42), 0);
+        let mut victim = victim(42);
+        victim.decision_ns = Some(900);
+        joiner.record(Record::Victim(Box::new(victim)), 0);
+        let log = |joiner: &mut Joiner| {
+            joiner.log(report(Some(42)), 0);
+            joiner.log(killed(42), 0);
+            next_kill(joiner, 0).unwrap()
+        };
+        let early = report_first.then(|| log(&mut joiner));
+        let task = task(44, "/a/b");
+        joiner.record(Record::PeerKill { time_ns: 7, task }, 0);
+        let first = early.unwrap_or_else(|| log(&mut joiner));
+        let sharer = next_kill(&mut joiner, 0).unwrap();
+        assert_eq!((first.count, sharer.count), (Some(1), Some(1)));
+        assert!(first.report.is_some() && sharer.report.is_some());
+        assert!(sharer.killed_line.is_none());
+    }
+}
+
 /// When records were lost, how many victims there were is not claimed, nor waited for, and neither
 /// is the place of those that come later.
 #[test]
