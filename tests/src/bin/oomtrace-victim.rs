@@ -9,7 +9,7 @@
 //!   parent              a child goes on as `eat`; the parent outlives it
 //!   storm N             N children one after another take memory until killed
 //!   file PATH MIB       write a file of MIB and exit
-//!   pipes               fill pipes until killed: memory of the kernel's own
+//!   pipes               take a little, and fill pipes until killed: memory of the kernel's own
 //!   shared-mm           another process shares its memory and sleeps; goes on as `eat`
 //!   exit-hungry NODE LEFT
 //!                       take all of a memory node but LEFT pages, say "holding", and exit in a way
@@ -245,10 +245,11 @@ fn storm(kills: usize) -> Result<()> {
     wait_to_be_let_go(&format!("killed {}", victims.join(" ")))
 }
 
-/// Fills pipes until killed.
+/// Fills pipes until killed. What it takes itself is enough to show in approximate counts.
 fn pipes() -> Result<()> {
     const PIPE: usize = 1 << 20;
     wait_to_be_let_go("ready")?;
+    take(2 << 20, libc::MAP_PRIVATE, libc::MADV_NOHUGEPAGE)?;
     let bytes = vec![1; 64 << 10];
     for _ in 0..APPETITE / PIPE {
         let (reader, writer) = rustix::pipe::pipe()?;
