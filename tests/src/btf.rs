@@ -1,5 +1,5 @@
-//! BTF that lies: as much of the format (`Documentation/bpf/btf.rst` in the kernel) as it takes to
-//! say that a member is where another one is.
+//! BTF: as much of the format (`Documentation/bpf/btf.rst` in the kernel) as it takes to say that a
+//! member is where another one is, and to ask what a tracepoint passes.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -20,8 +20,10 @@ struct Member {
     base_bits: u32,
 }
 
+const POINTER: u32 = 2;
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const TYPEDEF: u32 = 8;
 
 impl Btf {
     /// Reads that of the running kernel.
@@ -74,6 +76,30 @@ impl Btf {
         Ok(())
     }
 
+    /// Whether a tracepoint passes a pointer first.
+    ///
+    /// # Errors
+    /// When there is no such tracepoint.
+    pub fn passes_a_pointer(&self, tracepoint: &str) -> Result<bool> {
+        let name = format!("btf_trace_{tracepoint}");
+        for at in &self.types {
+            if self.kind(*at)? == TYPEDEF && self.is_named(*at, &name)? {
+                // A pointer to a function, of which the first parameter is `void *` everywhere.
+                let function = self.type_at(self.type_at(at + 8)? + 8)?;
+                ensure!(self.count(function)? > 1, "{tracepoint} passes nothing");
+                let first = function + 12 + 8;
+                return Ok(self.kind(self.type_at(first + 4)?)? == POINTER);
+            }
+        }
+        bail!("no tracepoint {tracepoint}")
+    }
+
+    /// The type whose id is at `at`.
+    fn type_at(&self, at: usize) -> Result<usize> {
+        let found = self.types.get((self.word(at)? as usize).wrapping_sub(1));
+        found.copied().context("a type that is none")
+    }
+
     /// A member, also of a part without a name.
     fn member(&self, structure: usize, base_bits: u32, name: &str) -> Result<Option<Member>> {
         for index in 0..self.count(structure)? {
@@ -109,7 +135,7 @@ impl Btf {
             STRUCT | UNION | 15 | 19 => 12 * count,
             // Values, parameters
             6 | 13 => 8 * count,
-            2 | 7..=12 | 16 | 18 => 0,
+            POINTER | 7..=12 | 16 | 18 => 0,
             kind => bail!("BTF of the unknown kind {kind}"),
         })
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use crate::{
+    btf::Btf,
     cgroup::Cgroup,
     facts::Facts,
     oracle::{Account, Killed, Report, Row},
@@ -926,7 +927,7 @@ pub fn mark(event: &Value, known: &Mark<'_>) -> Result<()> {
     let oom = &event["oom"];
     all.expect("oom.mark_path", &oom["mark_path"], path);
     all.expect("oom.node_memory", &oom["node_memory"], Value::Null);
-    marked(all, event, known);
+    marked(all, event, known)?;
     match known.limit.filter(|_| decision_is_hooked(event)) {
         Some(limit) => {
             all.expect("constraint", &oom["constraint"], "memcg");
@@ -975,19 +976,20 @@ pub fn mark(event: &Value, known: &Mark<'_>) -> Result<()> {
 }
 
 /// The marked task itself.
-fn marked(all: &mut Differences, event: &Value, known: &Mark<'_>) {
+fn marked(all: &mut Differences, event: &Value, known: &Mark<'_>) -> Result<()> {
     let facts = known.victim;
     let victim = &event["victim"];
     all.expect("victim.tid", &victim["tid"], facts.tid);
     let chosen = known.limit.map(|_| "chosen");
     all.expect("victim.role", &victim["role"], chosen);
-    // Before the tracepoint passed the task, the decision alone told more than its thread id.
-    let by_thread_id = known.limit.is_some() && kernel_version() < (6, 1);
+    // Where the tracepoint does not pass the task, the decision alone tells more than its thread id.
+    let by_thread_id =
+        known.limit.is_some() && !Btf::of_this_kernel()?.passes_a_pointer("mark_victim")?;
     if by_thread_id && !decision_is_hooked(event) && victim["pid"].is_null() {
         for name in ["pid", "comm", "uid", "exe", "cgroup", "memory"] {
             all.expect(&format!("victim.{name}"), &victim[name], Value::Null);
         }
-        return;
+        return Ok(());
     }
     identity(all, victim, "victim", facts);
     all.expect("victim.ppid", &victim["ppid"], facts.ppid);
@@ -1004,6 +1006,7 @@ fn marked(all: &mut Differences, event: &Value, known: &Mark<'_>) {
         // Like the report, /proc leaves out what processors keep to themselves.
         3 * processors_share().max(reports_error()),
     );
+    Ok(())
 }
 
 /// Compares the record of what became of a victim with the record of its kill or mark.
