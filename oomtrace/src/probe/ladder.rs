@@ -264,14 +264,14 @@ impl Rungs<'_> {
         self.load(&VICTIM, None)
             .map_err(|error| refused("the hook mark_victim", &error, self.host))?;
 
-        self.optional(&OUTCOME, "outcome", None);
+        self.optional(&OUTCOME, self.allow("outcome"), None);
         if self.decision() {
             self.skip(
                 [REPORT].iter(),
                 "the decision itself is hooked, which tells as much",
             );
         } else {
-            self.optional(&[REPORT], "kmsg", None);
+            self.optional(&[REPORT], self.allow("kmsg"), None);
         }
 
         for rung in [&SIGNAL, &VICTIM] {
@@ -314,16 +314,11 @@ impl Rungs<'_> {
             self.skip(FENTRY_DECISION.iter().chain(&FENTRY_CANDIDATES), reason);
             return false;
         }
-        let btf = match self.tracing_programs() {
-            Ok(()) => Some(function_ids(self.functions)),
-            Err(reason) => {
-                self.skip(FENTRY_DECISION.iter(), &reason);
-                None
-            }
-        };
-        if btf.is_some() && self.optional(&FENTRY_DECISION, "fentry", btf.as_ref()) {
+        let tracing = self.tracing_programs();
+        let btf = tracing.is_ok().then(|| function_ids(self.functions));
+        if self.optional(&FENTRY_DECISION, tracing, btf.as_ref()) {
             self.candidates(&FENTRY_CANDIDATES, btf.as_ref());
-        } else if self.optional(&KPROBE_DECISION, "kprobe", None) {
+        } else if self.optional(&KPROBE_DECISION, self.allow("kprobe"), None) {
             self.candidates(&KPROBE_CANDIDATES, None);
         } else {
             let reason = "the decision itself cannot be hooked";
@@ -336,9 +331,7 @@ impl Rungs<'_> {
     /// Whether tracing programs may be had at all: told by one with a wrong function, which the
     /// kernel does not take either, but for another reason. It spares the right one's id.
     fn tracing_programs(&mut self) -> Result<(), String> {
-        if !self.allowed.has("fentry") {
-            return Err("not among --hooks".to_owned());
-        }
+        self.allow("fentry")?;
         let [_, trial] = &FENTRY_DECISION;
         let wrong = function_ids(&FunctionFacts {
             oom_kill_process: Some(1),
@@ -362,7 +355,7 @@ impl Rungs<'_> {
 
     fn candidates(&mut self, rungs: &[Rung], btf: Option<&Btf>) {
         if self.functions.oom_badness.is_some() && self.functions.out_of_memory.is_some() {
-            self.optional(rungs, "candidates", btf);
+            self.optional(rungs, self.allow("candidates"), btf);
         } else {
             let reason = "this kernel has no function oom_badness(struct task_struct *, unsigned \
                           long) that can be hooked";
@@ -375,10 +368,15 @@ impl Rungs<'_> {
             .extend(rungs.map(|rung| rung.fact(Some(reason.to_owned()))));
     }
 
-    /// Attaches all of `rungs`, or none; says why not in the hooks' facts.
-    fn optional(&mut self, rungs: &[Rung], group: &str, btf: Option<&Btf>) -> bool {
-        if !self.allowed.has(group) {
-            self.skip(rungs.iter(), "not among --hooks");
+    fn allow(&self, group: &str) -> Result<(), String> {
+        let allowed = self.allowed.has(group).then_some(());
+        allowed.ok_or_else(|| "not among --hooks".to_owned())
+    }
+
+    /// Attaches all of `rungs`, if they are allowed, or none; says why not in the hooks' facts.
+    fn optional(&mut self, rungs: &[Rung], allowed: Result<(), String>, btf: Option<&Btf>) -> bool {
+        if let Err(reason) = allowed {
+            self.skip(rungs.iter(), &reason);
             return false;
         }
         // One after another: where one cannot be attached, the next need not be loaded.
