@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::read;
+use crate::{PATIENCE, read};
 
 /// The hierarchy that has the memory controller.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -239,7 +239,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + PATIENCE;
         while let Some(directory) = self.made.last() {
             if fs::remove_dir(directory).is_ok() || !directory.exists() {
                 self.made.pop();
