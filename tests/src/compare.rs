@@ -211,7 +211,8 @@ pub fn without_report(event: &Value, known: &Known<'_>) -> Result<()> {
             ("order", &oom["order"]),
             ("sysrq", &oom["sysrq"]),
             ("candidates", &event["candidates"]),
-            ("verdict", &event["verdict"]),
+            ("victim_rank", &event["verdict"]["victim_rank"]),
+            ("survival", &event["verdict"]["survival"]),
             ("badness_pages", &event["victim"]["badness_pages"]),
         ] {
             all.expect(name, field, Value::Null);
@@ -681,6 +682,56 @@ fn trigger(all: &mut Differences, event: &Value, report: &Report) {
     all.expect("the report's trigger", &trigger["oom_score_adj"], adj);
 }
 
+/// What would have spared the victim, which is the first of `ranked`: found by trying.
+fn survival(all: &mut Differences, event: &Value, total_bytes: Option<u64>, ranked: &[&Row]) {
+    let sparing = &event["verdict"]["survival"];
+    let died_alone = event["oom"]["sysrq"] == false && event["oom"]["victim_count"] == 1;
+    let known = total_bytes.filter(|_| died_alone).zip(ranked.get(1));
+    let found = known.and_then(|(bytes, next)| {
+        let pages = bytes / page();
+        (-999..=1000).rev().find(|adj| {
+            let other = Row {
+                oom_score_adj: *adj,
+                ..ranked[0].clone()
+            };
+            other.badness(pages) < next.badness(pages)
+        })
+    });
+    all.expect("survival.oom_score_adj", &sparing["oom_score_adj"], found);
+    let next = known.filter(|_| found.is_some()).map(|(_, row)| row.tgid);
+    all.expect("survival.next_victim", &sparing["next_victim"]["pid"], next);
+}
+
+/// The decision in one word.
+fn code(all: &mut Differences, event: &Value) {
+    let (oom, verdict) = (&event["oom"], &event["verdict"]);
+    let usage = oom["memcg"]["usage_bytes"].as_u64();
+    let unowned = verdict["unowned_bytes"].as_u64();
+    let expected = match oom["scope"].as_str() {
+        _ if oom["sysrq"] == true => Some("manual"),
+        _ if usage.is_some() && unowned > usage.map(|bytes| bytes / 2) => Some("unowned_memory"),
+        Some("slice") => Some("slice_limit"),
+        Some("node") => Some("node_out_of_memory"),
+        Some(scope) => Some(scope),
+        None => None,
+    };
+    all.expect("verdict.code", &verdict["code"], expected);
+    let summary = verdict["summary"].as_str().unwrap_or_default();
+    let victim = format!("(pid {}", event["victim"]["pid"]);
+    all.hold(summary.contains(&victim), || {
+        format!("the summary does not name the victim: {summary:?}")
+    });
+}
+
+/// Where the order of the candidates is not known, nothing is said that follows from it.
+fn unranked(all: &mut Differences, verdict: &Value) {
+    for name in ["victim_rank", "runner_up_pid", "margin_pages"] {
+        all.expect(&format!("verdict.{name}"), &verdict[name], Value::Null);
+    }
+    let sparing = &verdict["survival"]["oom_score_adj"];
+    all.expect("verdict.survival", sparing, Value::Null);
+}
+
 /// The row of the task table about a process.
 fn row_of<'r>(report: &'r Report, facts: &Facts) -> Result<&'r Row> {
     report
@@ -740,9 +791,12 @@ fn candidates(
             .zip(ranked.first())
             .and_then(|((next, _), (first, _))| Some((*first)? - (*next)?));
         all.expect("verdict.margin", &event["verdict"]["margin_pages"], margin);
+        let rows: Vec<&Row> = ranked.iter().map(|(_, row)| *row).collect();
+        survival(all, event, contest.total_bytes, &rows);
     }
+    code(all, event);
     if !is_ranked {
-        all.expect("verdict", &event["verdict"], Value::Null);
+        unranked(all, &event["verdict"]);
     }
     let node = node_pages(event);
     let score = node.and_then(|node| Some((node, u64::try_from(oom_score(row, node)).ok()?)));
@@ -970,8 +1024,10 @@ pub fn mark(event: &Value, known: &Mark<'_>) -> Result<()> {
         all.expect("runner_up_pid", next, known.trigger.pid);
     } else {
         all.expect("candidates", candidates, Value::Null);
-        all.expect("verdict", &event["verdict"], Value::Null);
+        unranked(all, &event["verdict"]);
     }
+    let code = &event["verdict"]["code"];
+    all.expect("verdict.code", code, "already_exiting");
     differences.none(event)
 }
 

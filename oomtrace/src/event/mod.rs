@@ -7,6 +7,7 @@
 mod gfp;
 mod id;
 mod time;
+mod verdict;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use gfp::gfp_flag_names;
 pub use id::{event_id, oom_id};
 pub use time::{Clock, boottime_ns, rfc3339};
+pub use verdict::{NextVictim, Survival, Verdict, VerdictCode, VerdictFlag};
 
 use crate::cgroup::{Level, QosClass};
 
@@ -459,8 +461,10 @@ pub struct Container {
     pub image: Option<String>,
     /// Its memory request.
     pub memory_request_bytes: Option<u64>,
-    /// Its memory limit.
+    /// Its memory limit; null also when it has none.
     pub memory_limit_bytes: Option<u64>,
+    /// Memory charged to it at the kill.
+    pub memory_usage_bytes: Option<u64>,
     /// How often it was restarted.
     pub restart_count: Option<u32>,
 }
@@ -555,20 +559,8 @@ pub struct Candidate {
     pub container_id: Option<String>,
     /// Its pod.
     pub pod_uid: Option<String>,
-}
-
-/// Why this victim.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct Verdict {
-    /// The victim's place among the candidates, from 1.
-    pub victim_rank: Option<u32>,
-    /// The candidate that comes next.
-    pub runner_up_pid: Option<u32>,
-    /// By how many pages the victim is ahead of it.
-    pub margin_pages: Option<i64>,
-    /// What is charged to the memory cgroup and in no process of it, so that killing frees none of
-    /// it: at least this much, 0 where processes hold all.
-    pub unowned_bytes: Option<u64>,
+    /// The memory request of its container.
+    pub memory_request_bytes: Option<u64>,
 }
 
 /// Where facts beyond the kernel's came from.

@@ -1,5 +1,14 @@
-//! The kernel's arithmetic: which points a task has, and where that puts it.
+//! The kernel's arithmetic and the kubelet's, and what follows from them: which points a task has,
+//! where that puts it, what kind of decision it was, and what would have changed it.
 
 mod badness;
+mod kubelet;
+mod summary;
+mod survival;
+mod verdict;
+mod words;
 
 pub use badness::{Footprint, limit_total_pages, oom_score, points};
+pub use kubelet::{expected_of, expected_oom_score_adj, request_for};
+pub use verdict::{Case, Ranked, bystander, verdict};
+pub use words::{amount, brief, process};

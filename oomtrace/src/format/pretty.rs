@@ -11,6 +11,7 @@ use crate::event::{
     Candidates, Constraint, Container, Event, Loss, LossPlace, Memcg, Oom, OomKill, OomOutcome,
     Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory, VictimState,
 };
+use crate::explain::{amount, brief};
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
 const WARN: Style = AnsiColor::Yellow.on_default();
@@ -71,6 +72,7 @@ impl Page {
             pid(victim.pid, victim.tid),
             what_ran_out(oom),
         );
+        self.line(&mut text, "why", &why(event));
         self.line(&mut text, "who", &self.who(victim, oom));
         self.line(
             &mut text,
@@ -276,6 +278,14 @@ impl Page {
     }
 }
 
+fn why(event: &OomKill) -> String {
+    let summary = event
+        .verdict
+        .as_ref()
+        .and_then(|verdict| verdict.summary.as_deref());
+    summary.map_or_else(String::new, |summary| shown(summary).to_string())
+}
+
 fn what_ran_out(oom: &Oom) -> &'static str {
     if oom.sysrq == Some(true) {
         return "because somebody asked for it (SysRq-f)";
@@ -418,18 +428,11 @@ fn comm(name: Option<&str>) -> String {
 }
 
 /// A path, its middle left out when it is long.
-fn path(path: Option<&String>) -> String {
-    const MOST: usize = 100;
-    let Some(path) = path else {
-        return "(path unknown)".to_owned();
-    };
-    let length = path.chars().count();
-    if length <= MOST {
-        return shown(path).to_string();
-    }
-    let head: String = path.chars().take(MOST / 4).collect();
-    let tail: String = path.chars().skip(length - MOST * 3 / 4).collect();
-    format!("{}…{}", shown(&head), shown(&tail))
+pub(super) fn path(path: Option<&String>) -> String {
+    path.map_or_else(
+        || "(path unknown)".to_owned(),
+        |path| shown(&brief(path, 100)).to_string(),
+    )
 }
 
 /// The time of day of an RFC 3339 time, to the millisecond.
@@ -437,20 +440,9 @@ fn clock(time: &str) -> &str {
     time.get(11..23).unwrap_or(time)
 }
 
-/// An amount of memory with three digits that count.
-fn bytes(amount: Option<u64>) -> String {
-    let Some(amount) = amount else {
-        return "unknown".to_owned();
-    };
-    let mut value = amount as f64;
-    for unit in ["B", "KiB", "MiB", "GiB", "TiB"] {
-        if value < 1024.0 || unit == "TiB" {
-            let digits = if unit == "B" || value >= 100.0 { 0 } else { 1 };
-            return format!("{value:.digits$} {unit}");
-        }
-        value /= 1024.0;
-    }
-    String::new()
+/// An amount of memory.
+pub(super) fn bytes(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "unknown".to_owned(), amount)
 }
 
 /// A name that is safe on a terminal: control characters, and those that turn the direction of
@@ -485,22 +477,6 @@ mod tests {
         assert!(!text.chars().any(char::is_control));
     }
 
-    /// Amounts are short, and exact where they are small.
-    #[test]
-    fn amounts_are_short() {
-        for (amount, expected) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (20 << 20, "20.0 MiB"),
-            (512 << 20, "512 MiB"),
-            (24_u64 << 30, "24.0 GiB"),
-            (3 << 50, "3072 TiB"),
-        ] {
-            assert_eq!(bytes(Some(amount)), expected);
-        }
-    }
-
     /// The zone named is the one lowest by its own minimum, not the smallest one; none without zones.
     #[test]
     fn lowest_zone_by_its_minimum() {
@@ -526,17 +502,5 @@ mod tests {
             lowest_zone(&oom),
             "; zone Normal of node 1 has 35.0 MiB free, its minimum is 36.0 MiB"
         );
-    }
-
-    /// A long path keeps its two ends.
-    #[test]
-    fn long_paths_keep_their_ends() {
-        let long = format!("/first/{}/last", "x".repeat(300));
-        let text = path(Some(&long));
-        assert!(
-            text.starts_with("/first/") && text.ends_with("/last"),
-            "{text}"
-        );
-        assert!(text.chars().count() <= 101);
     }
 }

@@ -11,10 +11,10 @@ use crate::{
     event::{
         After, Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container, Event,
         Head, MarkPath, Memcg, MemcgStat, Node, NodeMemory, Oom, OomKill, OomOutcome,
-        OutcomeVictim, Pod, QosSource, SCHEMA, Scope, Source, SourceKind, Trigger, Verdict, Victim,
+        OutcomeVictim, Pod, QosSource, SCHEMA, Scope, Source, SourceKind, Trigger, Victim,
         VictimMemory, VictimState, ZoneMemory, event_id, gfp_flag_names, oom_id, rfc3339,
     },
-    explain::{self, Footprint},
+    explain::{self, Case, Footprint, Ranked},
     kernel_log::{self, Report, TaskRow},
     probe::decode::{CgroupRef, Decision, KernelPath, Memory, Task},
 };
@@ -124,18 +124,30 @@ impl Assembler {
         let node_pages = (memory_bytes + swap_bytes) / self.page_size;
         let oom = self.oom(kill, memory_bytes + swap_bytes, swap_bytes);
         let total_pages = oom.total_bytes.map(|bytes| bytes / self.page_size);
-        let ranking = self.ranking(kill, total_pages);
+        let mut ranking = self.ranking(kill, total_pages);
         let victim = self.victim(kill, &ranking, node_pages, clock);
-        let unowned_bytes = self.unowned_bytes(kill, oom.memcg.as_ref());
-        let verdict = verdict(&ranking, task.pid, unowned_bytes);
+        let trigger = self.trigger(kill);
+        if let Some(ranking) = &mut ranking {
+            ranking.place(&victim, &trigger);
+        }
+        let verdict = explain::verdict(&Case {
+            killed: kill.victim.killed,
+            oom: &oom,
+            trigger: &trigger,
+            victim: &victim,
+            ranked: ranking.as_ref().and_then(Ranking::ranked),
+            unowned_bytes: self.unowned_bytes(kill, oom.memcg.as_ref()),
+            capacity_bytes: Some(memory_bytes),
+            page_size: self.page_size,
+        });
         let event = Box::new(OomKill {
             head,
             oom_id: oom_id(self.boot_id(), kill.began_ns),
             oom,
-            trigger: self.trigger(kill),
+            trigger,
             victim,
             candidates: ranking.map(|ranking| ranking.listed(self.max_candidates)),
-            verdict,
+            verdict: Some(verdict),
             enrichment: None,
         });
         if kill.victim.killed {
@@ -400,7 +412,11 @@ impl Assembler {
             comm,
             cgroup,
         } = &kill.victim.task;
-        let (cgroup, container, pod) = place(cgroup.as_ref());
+        let (cgroup, mut container, pod) = place(cgroup.as_ref());
+        if let (Some(container), Some(level)) = (&mut container, container_level(kill)) {
+            container.memory_usage_bytes = level.usage_pages.checked_mul(self.page_size);
+            container.memory_limit_bytes = self.limit_bytes(level.max_pages);
+        }
         let memory = kill.victim.memory.as_ref();
         let chosen = kill
             .decision
@@ -437,9 +453,11 @@ impl Assembler {
             }),
             memory: memory.map(|memory| self.memory(memory)),
             cgroup,
+            expected_oom_score_adj: pod.as_ref().zip(container.as_ref()).and_then(
+                |(pod, container)| explain::expected_of(pod, container, self.node.memory_bytes?),
+            ),
             container,
             pod,
-            expected_oom_score_adj: None,
         }
     }
 
@@ -493,11 +511,13 @@ impl Assembler {
                 cgroup_id: task.cgroup_id.map(|id| id.to_string()),
                 container_id: None,
                 pod_uid: None,
+                memory_request_bytes: None,
             });
             return Some(Ranking {
                 source: CandidateSource::Kernel,
                 total: scored.total,
                 items: number(items.collect()),
+                whole: true,
             });
         }
         let table = table?;
@@ -508,6 +528,7 @@ impl Assembler {
             .map(|row| (row, self.row_points(row, total_pages)))
             .collect();
         let skipped = table.rows.len() - rows.len();
+        let whole = table.rows.len() as u64 == table.total;
         // Among equals the kernel takes the later one, and so the last stands first. Where one
         // task's points are unknown, so is the order.
         let ranked = rows.iter().all(|(_, points)| points.is_some());
@@ -533,6 +554,7 @@ impl Assembler {
                 cgroup_id: None,
                 container_id: None,
                 pod_uid: None,
+                memory_request_bytes: None,
             })
             .collect();
         let total = table.total.saturating_sub(skipped as u64);
@@ -540,6 +562,7 @@ impl Assembler {
             source: CandidateSource::KernelLog,
             total: u32::try_from(total).unwrap_or(u32::MAX),
             items: if ranked { number(items) } else { items },
+            whole,
         })
     }
 
@@ -592,9 +615,40 @@ struct Ranking {
     source: CandidateSource,
     total: u32,
     items: Vec<Candidate>,
+    /// Whether none that is missing can have more points than one that is here.
+    whole: bool,
 }
 
 impl Ranking {
+    /// None where the order is not known.
+    fn ranked(&self) -> Option<Ranked<'_>> {
+        self.items
+            .iter()
+            .all(|item| item.rank != 0)
+            .then_some(Ranked {
+                items: &self.items,
+                total: self.total,
+                whole: self.whole,
+            })
+    }
+
+    /// Whose the candidates are that are in the cgroup of the victim, or of the trigger.
+    fn place(&mut self, victim: &Victim, trigger: &Trigger) {
+        for (cgroup, container, pod) in [
+            (&victim.cgroup, &victim.container, &victim.pod),
+            (&trigger.cgroup, &trigger.container, &trigger.pod),
+        ] {
+            let Some(id) = cgroup.as_ref().and_then(|cgroup| cgroup.id.as_ref()) else {
+                continue;
+            };
+            let there = |item: &&mut Candidate| item.cgroup_id.as_ref() == Some(id);
+            for item in self.items.iter_mut().filter(there) {
+                item.container_id = container.as_ref().map(|container| container.id.clone());
+                item.pod_uid = pod.as_ref().map(|pod| pod.uid.clone());
+            }
+        }
+    }
+
     fn listed(mut self, most: usize) -> Candidates {
         self.items.truncate(most);
         Candidates {
@@ -611,23 +665,6 @@ fn number(mut items: Vec<Candidate>) -> Vec<Candidate> {
         item.rank = rank;
     }
     items
-}
-
-fn verdict(
-    ranking: &Option<Ranking>,
-    victim: Option<u32>,
-    unowned_bytes: Option<u64>,
-) -> Option<Verdict> {
-    let items = &ranking.as_ref()?.items;
-    let at = items.iter().position(|item| Some(item.pid) == victim)?;
-    let item = items.get(at).filter(|item| item.rank != 0)?;
-    let next = items.get(at + 1);
-    Some(Verdict {
-        victim_rank: Some(item.rank),
-        runner_up_pid: next.map(|next| next.pid),
-        margin_pages: next.and_then(|next| item.badness_pages?.checked_sub(next.badness_pages?)),
-        unowned_bytes,
-    })
 }
 
 fn chose(decision: &Decision, pid: Option<u32>) -> bool {
@@ -778,6 +815,23 @@ const fn footprint(memory: &Memory) -> Footprint {
 /// Any bytes to text: what is not UTF-8 becomes U+FFFD.
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The level of the victim's memory cgroup that is its container's own: the outermost of those that
+/// belong to the container.
+fn container_level(kill: &Kill) -> Option<Level> {
+    let path = kill.victim.task.cgroup.as_ref()?.path.as_ref()?;
+    let mut ancestor = path.bytes.as_slice();
+    let mut found = None;
+    for level in &kill.victim.levels {
+        if resolve(ancestor, path.cut).level != cgroup::Level::Container {
+            return found;
+        }
+        found = Some(*level);
+        ancestor = parent(ancestor);
+    }
+    // The levels that were recorded end within the container.
+    None
 }
 
 /// The path one level up; that of the root is empty.

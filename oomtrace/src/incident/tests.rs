@@ -514,6 +514,8 @@ fn facts_from_the_report() {
         (verdict.runner_up_pid, verdict.margin_pages),
         (Some(42), Some(0))
     );
+    // A total of five pages has no thousandths.
+    assert!(verdict.survival.is_none());
     assert_eq!(event.victim.badness_pages, Some(55));
 }
 
@@ -527,7 +529,15 @@ fn unknown_is_null() {
     assert!(oom.constraint.is_none() && oom.scope.is_none() && oom.memcg.is_none());
     assert!(oom.message.is_none() && oom.order.is_none() && oom.gfp_mask.is_none());
     assert!(oom.sysrq.is_none() && oom.total_bytes.is_none());
-    assert!(event.candidates.is_none() && event.verdict.is_none());
+    assert!(event.candidates.is_none());
+    let verdict = event.verdict.unwrap();
+    assert!(verdict.code.is_none() && verdict.flags.is_empty() && verdict.survival.is_none());
+    assert!(verdict.victim_rank.is_none() && verdict.unowned_bytes.is_none());
+    let summary = verdict.summary.unwrap();
+    assert!(
+        summary.ends_with("whose limit it was is unknown."),
+        "{summary}"
+    );
     assert_eq!(event.victim.badness_pages, None);
     assert!(
         event.victim.oom_score.is_some(),

@@ -114,7 +114,8 @@ pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
     } else {
         for (name, found) in [
             ("candidates", &event["candidates"]),
-            ("verdict", &event["verdict"]),
+            ("victim_rank", &event["verdict"]["victim_rank"]),
+            ("survival", &event["verdict"]["survival"]),
             ("badness_pages", &event["victim"]["badness_pages"]),
         ] {
             all.expect(name, found, Value::Null);
