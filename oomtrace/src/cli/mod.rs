@@ -1,6 +1,7 @@
 //! The command line: one file per verb.
 
 mod doctor;
+mod explain;
 mod schema;
 mod trace;
 
@@ -19,7 +20,7 @@ use tracing_subscriber::filter::LevelFilter;
     long_about = "Records every OOM kill of this Linux kernel: who died, whose limit was hit, who \
                   asked for the memory, and why this victim and not another. One JSON object a \
                   line, or a few readable lines on a terminal.",
-    after_help = "Start here, as root:  oomtrace trace\nDoes it work here?    oomtrace doctor --self-test",
+    after_help = "Start here, as root:  oomtrace trace\nDoes it work here?    oomtrace doctor --self-test\nWhy did it die?       oomtrace explain /var/log/oomtrace.jsonl",
     max_term_width = 100,
     propagate_version = true
 )]
@@ -32,6 +33,8 @@ struct Cli {
 enum Verb {
     /// Watch this kernel and write every OOM kill as it happens
     Trace(trace::Args),
+    /// Turn events into pages for people: what happened, why this one, what would have spared it
+    Explain(explain::Args),
     /// Tell what works on this machine, and why the rest does not
     Doctor(doctor::Args),
     /// Print the JSON Schema of the records
@@ -64,6 +67,7 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Trace(args) => trace::run(args),
+        Verb::Explain(args) => explain::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Schema => schema::run(),
         Verb::Completions { shell } => {
@@ -77,6 +81,27 @@ fn run(verb: Verb) -> Result<ExitCode> {
             print(&page)
         }
         Verb::SelfTestVictim => doctor::victim(),
+    }
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Color {
+    /// When standard output is a terminal that has them.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+impl Color {
+    fn on(self, stdout: &io::Stdout) -> bool {
+        match self {
+            Self::Auto => anstream::AutoStream::choice(stdout) != anstream::ColorChoice::Never,
+            Self::Always => true,
+            Self::Never => false,
+        }
     }
 }
 

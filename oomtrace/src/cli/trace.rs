@@ -8,9 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use clap::{ArgAction, ValueEnum};
+use clap::ArgAction;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::Color;
 use crate::{
     format::Format,
     host::Host,
@@ -87,17 +88,6 @@ pub(super) struct Args {
     verbose: u8,
 }
 
-/// When to use colours.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Color {
-    /// When standard output is a terminal that has them.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
 pub(super) fn run(args: Args) -> Result<ExitCode> {
     super::init_logging(match (args.quiet, args.verbose) {
         (true, _) => LevelFilter::ERROR,
@@ -111,11 +101,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     } else {
         Format::Json
     });
-    let color = match args.color {
-        Color::Auto => anstream::AutoStream::choice(&stdout) != anstream::ColorChoice::Never,
-        Color::Always => true,
-        Color::Never => false,
-    };
+    let color = args.color.on(&stdout);
     let options = Options {
         format,
         color,

@@ -1,9 +1,12 @@
 //! Events to bytes. Pure functions; nothing here knows where the bytes go.
 
+mod commands;
 mod json;
+mod page;
 mod pretty;
 
 pub use json::json;
+pub use page::{Decision, WIDTH, page};
 pub use pretty::pretty;
 
 use crate::event::Event;

@@ -14,13 +14,13 @@ use crate::event::{
 use crate::explain::{amount, brief};
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
-const WARN: Style = AnsiColor::Yellow.on_default();
-const DIM: Style = Style::new().dimmed();
-const BOLD: Style = Style::new().bold();
+pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
+pub(super) const DIM: Style = Style::new().dimmed();
+pub(super) const BOLD: Style = Style::new().bold();
 
 /// Appends what a person wants to see of the event to `out`: nothing for a heartbeat.
 pub fn pretty(event: &Event, color: bool, out: &mut Vec<u8>) {
-    let page = Page { color };
+    let page = Paint { color };
     let text = match event {
         Event::OomKill(kill) => page.kill(kill),
         Event::OomMark(mark) => page.mark(mark),
@@ -31,13 +31,14 @@ pub fn pretty(event: &Event, color: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(text.as_bytes());
 }
 
+/// Writes in colour, or not.
 #[derive(Clone, Copy)]
-struct Page {
-    color: bool,
+pub(super) struct Paint {
+    pub color: bool,
 }
 
-impl Page {
-    fn paint(self, style: Style, text: impl Display) -> String {
+impl Paint {
+    pub(super) fn on(self, style: Style, text: impl Display) -> String {
         if self.color {
             format!("{style}{text}{style:#}")
         } else {
@@ -50,7 +51,7 @@ impl Page {
             let _ = writeln!(
                 text,
                 "  {}  {value}",
-                self.paint(DIM, format_args!("{label:<8}"))
+                self.on(DIM, format_args!("{label:<8}"))
             );
         }
     }
@@ -66,9 +67,9 @@ impl Page {
         } = event;
         let mut text = format!(
             "{}  {}  {} {}  {}\n",
-            self.paint(DIM, clock(&head.time)),
-            self.paint(ALARM, "KILLED"),
-            self.paint(BOLD, comm(victim.comm.as_deref())),
+            self.on(DIM, clock(&head.time)),
+            self.on(ALARM, "KILLED"),
+            self.on(BOLD, comm(victim.comm.as_deref())),
             pid(victim.pid, victim.tid),
             what_ran_out(oom),
         );
@@ -94,7 +95,7 @@ impl Page {
         text
     }
 
-    fn who(self, victim: &Victim, oom: &Oom) -> String {
+    pub(super) fn who(self, victim: &Victim, oom: &Oom) -> String {
         let mut parts = Vec::new();
         if let Some(exe) = &victim.exe {
             parts.push(shown(exe).to_string());
@@ -103,20 +104,20 @@ impl Page {
         parts.extend(victim.ppid.map(|ppid| format!("parent {ppid}")));
         match (victim.role, oom.victim_count) {
             (Some(Role::GroupMember), _) => {
-                parts.push(self.paint(WARN, "killed with its group"));
+                parts.push(self.on(WARN, "killed with its group"));
             }
             (Some(Role::MmSharer), _) => {
-                parts.push(self.paint(WARN, "killed with the victim whose memory it shares"));
+                parts.push(self.on(WARN, "killed with the victim whose memory it shares"));
             }
             (_, Some(count)) if count > 1 => {
-                parts.push(self.paint(WARN, format_args!("chosen; {count} die with its group")));
+                parts.push(self.on(WARN, format_args!("chosen; {count} die with its group")));
             }
             _ => {}
         }
         parts.join("  ")
     }
 
-    fn limit(self, oom: &Oom) -> String {
+    pub(super) fn limit(self, oom: &Oom) -> String {
         let Some(memcg) = &oom.memcg else {
             return match oom.constraint {
                 Some(Constraint::None) => format!(
@@ -130,11 +131,11 @@ impl Page {
                 Some(Constraint::MemoryPolicy) => {
                     format!("the nodes of a memory policy{}", lowest_zone(oom))
                 }
-                Some(Constraint::Memcg) => self.paint(
+                Some(Constraint::Memcg) => self.on(
                     WARN,
                     "which cgroup's is unknown: the kernel's report is missing",
                 ),
-                None => self.paint(WARN, "unknown: the kernel's report is missing"),
+                None => self.on(WARN, "unknown: the kernel's report is missing"),
             };
         };
         let Memcg {
@@ -181,9 +182,9 @@ impl Page {
         let OomKill { head, victim, .. } = event;
         format!(
             "{}  {}  {} {}  was already exiting; it may use memory reserves to finish\n\n",
-            self.paint(DIM, clock(&head.time)),
-            self.paint(WARN, "MARKED"),
-            self.paint(BOLD, comm(victim.comm.as_deref())),
+            self.on(DIM, clock(&head.time)),
+            self.on(WARN, "MARKED"),
+            self.on(BOLD, comm(victim.comm.as_deref())),
             pid(victim.pid, victim.tid),
         )
     }
@@ -199,12 +200,12 @@ impl Page {
         } = event;
         let (label, what) = match (state, exit_latency_ns) {
             (VictimState::Exited, Some(latency)) => (
-                self.paint(DIM, "gone"),
+                self.on(DIM, "gone"),
                 format!("{:.1} ms after the kill", *latency as f64 / 1e6),
             ),
-            (VictimState::Exited, None) => (self.paint(DIM, "gone"), String::new()),
+            (VictimState::Exited, None) => (self.on(DIM, "gone"), String::new()),
             (VictimState::Stuck, _) => (
-                self.paint(ALARM, "STUCK"),
+                self.on(ALARM, "STUCK"),
                 "still there 10 s after the kill".to_owned(),
             ),
         };
@@ -215,7 +216,7 @@ impl Page {
         };
         format!(
             "{}  {label}    {} {}  {what}{how}\n\n",
-            self.paint(DIM, clock(&head.time)),
+            self.on(DIM, clock(&head.time)),
             comm(victim.comm.as_deref()),
             pid(Some(victim.pid), None),
         )
@@ -231,8 +232,8 @@ impl Page {
             .map_or("an unknown number of".to_owned(), |lost| lost.to_string());
         format!(
             "{}  {}    {lost} records {place} ({} of them kills)\n\n",
-            self.paint(DIM, clock(&event.head.time)),
-            self.paint(ALARM, "LOST"),
+            self.on(DIM, clock(&event.head.time)),
+            self.on(ALARM, "LOST"),
             event.lost_kills,
         )
     }
@@ -244,8 +245,8 @@ impl Page {
         let totals = &event.totals;
         let mut text = format!(
             "{}  {}    {} kills, {} marks, {} records lost",
-            self.paint(DIM, clock(&event.head.time)),
-            self.paint(DIM, "stop"),
+            self.on(DIM, clock(&event.head.time)),
+            self.on(DIM, "stop"),
             totals.kills,
             totals.marks,
             totals.lost,
@@ -262,7 +263,7 @@ impl Page {
                 let _ = write!(
                     text,
                     "; {}",
-                    self.paint(
+                    self.on(
                         ALARM,
                         format_args!(
                             "the kernel counted {}, {} unaccounted for",
@@ -329,7 +330,7 @@ fn lowest_zone(oom: &Oom) -> String {
     )
 }
 
-fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
+pub(super) fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
     let mut parts = Vec::new();
     if let Some(pod) = pod {
         match (&pod.namespace, &pod.name) {
@@ -358,7 +359,7 @@ fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
     parts.join("  ")
 }
 
-fn memory(memory: Option<&VictimMemory>) -> String {
+pub(super) fn memory(memory: Option<&VictimMemory>) -> String {
     let Some(memory) = memory else {
         return "already gone".to_owned();
     };
@@ -384,7 +385,7 @@ fn memory(memory: Option<&VictimMemory>) -> String {
     text
 }
 
-fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String {
+pub(super) fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String {
     if oom.sysrq == Some(true) {
         return "SysRq; nobody's allocation".to_owned();
     }
@@ -411,7 +412,7 @@ fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String {
     text
 }
 
-fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
+pub(super) fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
     match (pid, tid) {
         (Some(pid), Some(tid)) if tid != pid => format!("(pid {pid}, thread {tid})"),
         (Some(pid), _) => format!("(pid {pid})"),
@@ -420,7 +421,7 @@ fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
     }
 }
 
-fn comm(name: Option<&str>) -> String {
+pub(super) fn comm(name: Option<&str>) -> String {
     name.map_or_else(
         || "(name unknown)".to_owned(),
         |name| shown(name).to_string(),
@@ -436,7 +437,7 @@ pub(super) fn path(path: Option<&String>) -> String {
 }
 
 /// The time of day of an RFC 3339 time, to the millisecond.
-fn clock(time: &str) -> &str {
+pub(super) fn clock(time: &str) -> &str {
     time.get(11..23).unwrap_or(time)
 }
 
@@ -447,7 +448,7 @@ pub(super) fn bytes(bytes: Option<u64>) -> String {
 
 /// A name that is safe on a terminal: control characters, and those that turn the direction of
 /// the text, are written out.
-fn shown(name: &str) -> impl Display {
+pub(super) fn shown(name: &str) -> impl Display {
     struct Shown<'a>(&'a str);
     impl Display for Shown<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
