@@ -108,7 +108,7 @@ fn every_option_is_explained() {
             "docs/usage.md does not explain {option}"
         );
     }
-    for verb in ["trace", "doctor", "schema", "completions", "man"] {
+    for verb in ["trace", "explain", "doctor", "schema", "completions", "man"] {
         assert!(usage.contains(&format!("`oomtrace {verb}")), "{verb}");
         oomtrace(&[verb, "--help"]);
     }

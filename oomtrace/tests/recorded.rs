@@ -2,14 +2,11 @@
 //! of the log is what the event of the same kill said.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Read,
-    path::{Path, PathBuf},
-};
+mod common;
 
-use flate2::read::GzDecoder;
+use std::{collections::BTreeMap, path::Path};
+
+use common::unpacked;
 use oomtrace::{
     event::{Constraint, Event, OomKill},
     kernel_log::{self, KilledLine, KmsgRecord, Output, Parser, Report},
@@ -25,26 +22,8 @@ struct Recorded {
 }
 
 fn recorded() -> Vec<Recorded> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recorded");
-    let entries = |folder: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(folder).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
-    };
-    let mut files: Vec<_> = entries(&root)
-        .iter()
-        .flat_map(|cell| entries(cell))
-        .collect();
-    files.retain(|file| file.to_string_lossy().ends_with(".kmsg.gz"));
-    files.sort();
+    let files = common::files(".kmsg.gz");
     files.iter().map(|file| read(file)).collect()
-}
-
-fn unpacked(file: &Path) -> String {
-    let mut text = String::new();
-    GzDecoder::new(fs::File::open(file).unwrap())
-        .read_to_string(&mut text)
-        .unwrap();
-    text
 }
 
 fn read(file: &Path) -> Recorded {

@@ -58,6 +58,7 @@ live! {
     names_that_are_no_text
     twenty_die_one_after_another
     twenty_die_as_a_group
+    survival
     storm_of_500
     storm_5000
     losses_are_counted

@@ -279,9 +279,12 @@ fn is_complete(decision: &Decision) -> bool {
         .find_map(|kill| kill.oom.victim_count);
     let there = count.is_some_and(|count| number >= count as usize);
     let told = |kill: &OomKill| {
-        outcomes
-            .iter()
-            .any(|outcome| outcome.victim_event_id == kill.head.event_id)
+        // Without this hook there are no outcomes.
+        let mut hooks = kill.head.source.hooks.iter();
+        !hooks.any(|hook| hook == "raw_tp:sched_process_exit")
+            || outcomes
+                .iter()
+                .any(|outcome| outcome.victim_event_id == kill.head.event_id)
     };
     there && kills.iter().chain(marks).all(told)
 }

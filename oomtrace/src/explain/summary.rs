@@ -88,8 +88,8 @@ fn what_ran_out(
         }
         Some(Scope::Kubepods) => write!(
             text,
-            "all pods together reached the node's allocatable memory{}; it was not a limit of its \
-             own",
+            "all pods together reached the node's allocatable memory{}, not because of a limit of \
+             its own",
             of(limit)
         ),
         Some(Scope::Slice) => {
@@ -100,14 +100,21 @@ fn what_ran_out(
             );
             write!(text, "{path} reached its memory limit{}", of(limit))
         }
-        Some(Scope::Node) => write!(
-            text,
-            "the node ran out of memory{}",
-            oom.total_bytes.map_or_else(String::new, |total| format!(
-                " ({} with swap)",
-                amount(total)
-            ))
-        ),
+        Some(Scope::Node) => {
+            let swap = if oom.total_bytes == case.capacity_bytes {
+                ""
+            } else {
+                " with swap"
+            };
+            let total = oom
+                .total_bytes
+                .map(|total| format!(" ({}{swap})", amount(total)));
+            write!(
+                text,
+                "the node ran out of memory{}",
+                total.unwrap_or_default()
+            )
+        }
         Some(Scope::Cpuset) => write!(text, "the memory nodes of a cpuset ran out"),
         Some(Scope::MemoryPolicy) => write!(text, "the nodes of a NUMA memory policy ran out"),
         None if oom.constraint == Some(Constraint::Memcg) => {
@@ -207,13 +214,7 @@ fn ranking(case: &Case<'_>, text: &mut String) {
             "It held less memory than {name}, {more} against {less}, but its oom_score_adj of {adj} \
              against {next_adj} put it first"
         )
-    } else if adj < next_adj {
-        write!(
-            text,
-            "Its oom_score_adj of {adj} against {next_adj} did not make up for what it held: {more}, \
-             and the next, {name}, {less}"
-        )
-    } else if adj > next_adj {
+    } else if adj != next_adj {
         write!(
             text,
             "It held {more} with an oom_score_adj of {adj}; next was {name} with {less} and {next_adj}"

@@ -14,9 +14,10 @@ use super::{
     pretty::{self, BOLD, DIM, Paint, WARN, bytes, clock, comm, pid, shown},
 };
 use crate::{
+    cgroup::QosClass,
     event::{
-        Candidate, Candidates, Constraint, Oom, OomKill, OomOutcome, Role, Survival, VerdictCode,
-        VerdictFlag, VictimState,
+        Candidate, Candidates, Constraint, Oom, OomKill, OomOutcome, Role, Scope, Survival,
+        VerdictCode, VerdictFlag, VictimState,
     },
     explain::amount,
 };
@@ -542,6 +543,19 @@ fn why(event: &OomKill) -> Vec<String> {
              this decision could use).",
             amount(total / 1000),
             amount(total),
+        ));
+    }
+    if oom.scope == Some(Scope::Node)
+        && let Some(pod) = &victim.pod
+    {
+        let none = match pod.qos_class {
+            Some(QosClass::BestEffort) => " This pod is BestEffort: it has no request at all.",
+            _ => "",
+        };
+        reasons.push(format!(
+            "The kubelet sets oom_score_adj by memory request: of Burstable and BestEffort pods, a \
+             full node takes the process furthest above the request of its container, whatever its \
+             limit.{none}"
         ));
     }
     if let (Some(unowned), Some(usage)) = (

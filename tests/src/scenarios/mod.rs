@@ -15,6 +15,7 @@ mod privileges;
 mod rungs;
 mod stopping;
 mod storms;
+mod survival;
 mod whole_machine;
 
 use anyhow::Result;
@@ -111,6 +112,7 @@ pub fn all() -> Vec<Scenario> {
         paths::SCENARIOS,
         names::SCENARIOS,
         groups::SCENARIOS,
+        survival::SCENARIOS,
         storms::SCENARIOS,
         exits::SCENARIOS,
         whole_machine::SCENARIOS,

@@ -1,0 +1,78 @@
+//! Events recorded on real kernels (`cargo xtask vm --record`).
+#![allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "each test uses a part of it"
+)]
+
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+use flate2::read::GzDecoder;
+use oomtrace::event::{Event, OomKill};
+
+/// The cell that single events are taken from.
+const CELL: &str = "6.12.plain";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recorded")
+}
+
+/// The recorded files whose names end so, of all kernels.
+pub fn files(ending: &str) -> Vec<PathBuf> {
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut files: Vec<_> = entries(&root())
+        .iter()
+        .flat_map(|cell| entries(cell))
+        .filter(|file| file.to_string_lossy().ends_with(ending))
+        .collect();
+    files.sort();
+    files
+}
+
+/// A file's text.
+pub fn unpacked(file: &Path) -> String {
+    let mut text = String::new();
+    GzDecoder::new(fs::File::open(file).unwrap())
+        .read_to_string(&mut text)
+        .unwrap();
+    text
+}
+
+/// The lines of a scenario's events, on one kernel.
+pub fn lines(scenario: &str) -> String {
+    unpacked(&root().join(CELL).join(format!("{scenario}.jsonl.gz")))
+}
+
+fn kills(lines: &str) -> impl Iterator<Item = OomKill> {
+    lines
+        .lines()
+        .filter_map(|line| match serde_json::from_str(line).unwrap() {
+            Event::OomKill(kill) => Some(*kill),
+            _ => None,
+        })
+}
+
+/// The kills of a scenario, on one kernel.
+pub fn recorded(scenario: &str) -> Vec<OomKill> {
+    kills(&lines(scenario)).collect()
+}
+
+/// The kills of all scenarios and kernels, with the name of their file.
+pub fn recorded_kills() -> Vec<(String, OomKill)> {
+    files(".jsonl.gz")
+        .iter()
+        .flat_map(|file| {
+            let name = file.display().to_string();
+            kills(&unpacked(file))
+                .map(|kill| (name.clone(), kill))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
