@@ -368,8 +368,8 @@ fn cpuset(env: &Env) -> Result<Outcome> {
         sysrq: false,
     };
     with_report(|| {
-        let cgroups = [Cgroup::new("node0")?, Cgroup::new("node1")?];
-        for (node, cgroup) in (0..).zip(&cgroups) {
+        let mut cgroups = [Cgroup::new("node0")?, Cgroup::new("node1")?];
+        for (node, cgroup) in (0..).zip(&mut cgroups) {
             cgroup.bind_to_node(node)?;
         }
         let start = |node: u32, name: &str, adj, mib| {
