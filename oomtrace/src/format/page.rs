@@ -636,8 +636,13 @@ fn what_would_have_spared(event: &OomKill) -> Vec<String> {
                 .as_ref()
                 .filter(|uid| victim.pod.as_ref().is_none_or(|pod| pod.uid != **uid));
             let pod = pod.map(|uid| format!(" of pod {}", shown(uid)));
+            let request = if oom.scope == Some(Scope::Container) && victim.pod.is_some() {
+                " A memory request would not do: it changes that of all processes of the container."
+            } else {
+                ""
+            };
             ways.push(format!(
-                "An oom_score_adj of {adj} or lower{}: then {}{} would have died.",
+                "An oom_score_adj of {adj} or lower{}: then {}{} would have died.{request}",
                 had.unwrap_or_default(),
                 name(&next.comm, next.pid),
                 pod.unwrap_or_default(),

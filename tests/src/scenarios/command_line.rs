@@ -71,6 +71,10 @@ fn help_man_and_completions(env: &Env) -> Result<Outcome> {
     for (args, word) in [
         (&["--help"][..], "Usage: oomtrace"),
         (&["trace", "--help"], "--max-events"),
+        (
+            &["explain", "--help"],
+            "oomtrace trace --format json | oomtrace explain",
+        ),
         (&["doctor", "--help"], "--self-test"),
         (&["--version"], env!("CARGO_PKG_VERSION")),
         (&["man"], ".TH oomtrace"),

@@ -218,7 +218,7 @@ fn pretty(env: &Env) -> Result<Outcome> {
         control.is_none(),
         "it has the control character {control:?}: {text:?}"
     );
-    for word in ["hungry-one", "trigger", "limit"] {
+    for word in ["hungry-one", "trigger", "limit", "was killed because"] {
         ensure!(text.contains(word), "it does not tell {word:?}:\n{text}");
     }
     if super::merges_the_log(env) {
