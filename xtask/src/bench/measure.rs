@@ -343,7 +343,7 @@ fn kill_one(cgroup: &Cgroup, running: &mut Running<'_>) -> Result<Told> {
 }
 
 /// A value of `/proc/PID/status` or `smaps_rollup`.
-fn megabytes(text: &str, name: &str) -> Result<f64> {
+pub fn megabytes(text: &str, name: &str) -> Result<f64> {
     let kilobytes: f64 = field(text, name)?.trim_end_matches("kB").trim().parse()?;
     Ok(kilobytes * 1024.0 / 1e6)
 }

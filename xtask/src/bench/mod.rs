@@ -10,10 +10,12 @@ mod report;
 mod stats;
 mod tool;
 mod victim;
+mod vm;
 
 use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use self::{measure::Plan, report::Report, tool::Tool};
 use crate::sh;
@@ -37,15 +39,45 @@ pub struct Args {
     #[arg(long, conflicts_with = "only")]
     markdown: bool,
 
+    /// In a virtual machine, where all hooks can be had, beside all tools of the kind
+    #[arg(long)]
+    vm: bool,
+
+    /// The machine's kernel, as `cargo xtask vm` takes it
+    #[arg(long, value_name = "KERNEL", default_value = "6.12", requires = "vm")]
+    kernel: String,
+
     /// Be a victim
     #[arg(long, hide = true)]
     victim: bool,
+
+    /// Be the first process of the virtual machine
+    #[arg(long, value_name = "PART", hide = true, requires = "rounds")]
+    guest: Option<vm::Part>,
+
+    /// How often each tool takes its turn there
+    #[arg(long, hide = true)]
+    rounds: Option<usize>,
+
+    /// Be the stage, with so many candidates
+    #[arg(long, hide = true)]
+    stage: Option<usize>,
 }
 
 /// Measures.
 pub fn run(args: &Args) -> Result<()> {
     if args.victim {
         return victim::eat();
+    }
+    if let (Some(part), Some(rounds)) = (args.guest, args.rounds) {
+        return vm::run_guest(part, rounds);
+    }
+    if let Some(candidates) = args.stage {
+        return vm::run_stage(candidates);
+    }
+    if args.vm {
+        let report = vm::run(&args.kernel, args.quick)?;
+        return args.hand_over("bench-vm", &report.to_string(), &report.json());
     }
     machine::prepare()?;
     sh::run(
@@ -66,17 +98,20 @@ pub fn run(args: &Args) -> Result<()> {
         tools: tools.present,
         absent: tools.absent,
     };
-    println!("{report}");
-    if let Some(file) = &args.json {
-        fs::write(file, format!("{:#}\n", report.json()))
-            .with_context(|| format!("writing {}", file.display()))?;
+    args.hand_over("bench", &report.to_string(), &report.json())
+}
+
+impl Args {
+    /// Shows the results, and puts them where they are wanted.
+    fn hand_over(&self, marker: &str, table: &str, json: &Value) -> Result<()> {
+        println!("{table}");
+        if let Some(file) = &self.json {
+            fs::write(file, format!("{json:#}\n"))
+                .with_context(|| format!("writing {}", file.display()))?;
+        }
+        if self.markdown {
+            sh::put_between_markers(&sh::root().join("docs/performance.md"), marker, table)?;
+        }
+        Ok(())
     }
-    if args.markdown {
-        sh::put_between_markers(
-            &sh::root().join("docs/performance.md"),
-            "bench",
-            &report.to_string(),
-        )?;
-    }
-    Ok(())
 }

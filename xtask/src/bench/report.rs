@@ -91,27 +91,33 @@ impl fmt::Display for Report {
             row.push(judged.collect::<Vec<_>>().join("; "));
             rows.push(row);
         }
-        let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-        let widths: Vec<_> = (0..rows[0].len())
-            .map(|column| width(column).unwrap_or(0))
-            .collect();
-        for (index, row) in rows.iter().enumerate() {
-            for (cell, width) in row.iter().zip(&widths) {
-                write!(f, "| {cell:width$} ")?;
-            }
-            writeln!(f, "|")?;
-            if index == 0 {
-                for width in &widths {
-                    write!(f, "| {} ", "-".repeat(*width))?;
-                }
-                writeln!(f, "|")?;
-            }
-        }
+        write_table(f, &rows)?;
         for reason in &self.absent {
             writeln!(f, "\nNot measured: {reason}")?;
         }
         Ok(())
     }
+}
+
+/// Writes a table whose first row is its head.
+pub fn write_table(f: &mut fmt::Formatter<'_>, rows: &[Vec<String>]) -> fmt::Result {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<_> = (0..rows[0].len())
+        .map(|column| width(column).unwrap_or(0))
+        .collect();
+    for (index, row) in rows.iter().enumerate() {
+        for (cell, width) in row.iter().zip(&widths) {
+            write!(f, "| {cell:width$} ")?;
+        }
+        writeln!(f, "|")?;
+        if index == 0 {
+            for width in &widths {
+                write!(f, "| {} ", "-".repeat(*width))?;
+            }
+            writeln!(f, "|")?;
+        }
+    }
+    Ok(())
 }
 
 impl Target {

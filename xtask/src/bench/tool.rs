@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt,
     fs::{self, File},
     io::{Read as _, Seek as _},
@@ -20,12 +20,15 @@ use rustix::{
 use serde_json::Value;
 
 /// How long a tool may take to start, or to stop.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// What bpftrace runs: one field, the kernel's clock at the hook. `BEGIN` tells that it is
 /// attached, because bpftrace reads what its programs print only after it has attached them all.
 const BPFTRACE: &str =
     r#"BEGIN { printf("ready\n") } tracepoint:oom:mark_victim { printf("%llu\n", nsecs) }"#;
+
+/// What oomtrace is started with.
+pub const OOMTRACE: [&str; 6] = ["trace", "--format", "json", "--quiet", "--heartbeat", "0"];
 
 /// Which tool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +41,7 @@ pub enum Kind {
 /// A tool and how it is started.
 #[derive(Clone, Debug)]
 pub struct Tool {
+    name: &'static str,
     pub kind: Kind,
     command: Vec<OsString>,
 }
@@ -69,29 +73,30 @@ pub enum Said {
 }
 
 impl Tool {
+    /// A tool, and how to start it.
+    pub fn new(
+        name: &'static str,
+        kind: Kind,
+        program: impl AsRef<OsStr>,
+        arguments: &[&str],
+    ) -> Self {
+        let mut command = vec![program.as_ref().to_owned()];
+        command.extend(arguments.iter().map(OsString::from));
+        Self {
+            name,
+            kind,
+            command,
+        }
+    }
+
     /// Finds out which tools work here.
     pub fn all(oomtrace: &Path) -> Tools {
-        let tool = |kind, command: &[&str]| Tool {
-            kind,
-            command: command.iter().map(OsString::from).collect(),
-        };
-        let mut ours = tool(
-            Kind::Oomtrace,
-            &[
-                "",
-                "trace",
-                "--format",
-                "json",
-                "--quiet",
-                "--heartbeat",
-                "0",
-            ],
-        );
-        ours.command[0] = oomtrace.into();
+        let ours = Self::new("oomtrace", Kind::Oomtrace, oomtrace, &OOMTRACE);
         // Line by line is the fastest that does not wait for a buffer to fill.
-        let peer = tool(Kind::Bpftrace, &["bpftrace", "-B", "line", "-e", BPFTRACE]);
+        let arguments = ["-B", "line", "-e", BPFTRACE];
+        let peer = Self::new("bpftrace", Kind::Bpftrace, "bpftrace", &arguments);
         // Its own output is buffered when it is a pipe.
-        let optional = tool(Kind::Oomkill, &["stdbuf", "-oL", "oomkill"]);
+        let optional = Self::new("oomkill", Kind::Oomkill, "stdbuf", &["-oL", "oomkill"]);
         let mut tools = Tools {
             present: vec![ours, peer],
             absent: Vec::new(),
@@ -150,11 +155,7 @@ impl Tool {
 
 impl fmt::Display for Tool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            Kind::Oomtrace => "oomtrace",
-            Kind::Bpftrace => "bpftrace",
-            Kind::Oomkill => "oomkill",
-        })
+        f.write_str(self.name)
     }
 }
 
@@ -203,12 +204,17 @@ impl<'a> Running<'a> {
             partial: Vec::new(),
             lines: VecDeque::new(),
         };
+        let mut said = String::new();
         while let Some(line) = running.next(PATIENCE)? {
             if tool.says(&line) == Said::Ready {
                 return Ok((running, started.elapsed()));
             }
+            said += &String::from_utf8_lossy(&line.text);
         }
-        bail!("it did not start: {}", running.complaints())
+        // It is over, unless it only says nothing.
+        let _ = running.child.kill();
+        let ended = running.child.wait().context("waiting for its end")?;
+        bail!("it did not start ({ended}): {said}{}", running.complaints())
     }
 
     /// The next line; `None` when none comes in time, or no more will come.
@@ -306,11 +312,7 @@ mod tests {
                 text: line.into(),
                 read_ns: 0,
             };
-            Tool {
-                kind,
-                command: Vec::new(),
-            }
-            .says(&line)
+            Tool::new("", kind, "", &[]).says(&line)
         };
         let kill = |hook_ns, whole| Said::Kill { hook_ns, whole };
         let event = r#"{"kind":"oom_kill","boottime_ns":"7","candidates":{}}"#;

@@ -16,6 +16,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// apt with folders and sources of its own.
 pub struct Apt {
     options: Vec<String>,
+    /// Where it leaves what it downloads.
+    archives: PathBuf,
 }
 
 impl Apt {
@@ -26,8 +28,9 @@ impl Apt {
             "this takes apt and {KEYRING} (package debian-archive-keyring)"
         );
         let folder = folder.join(format!("{}-{architecture}", suites.join("-")));
+        let cache = folder.join("cache");
         fs::create_dir_all(folder.join("lists/partial"))?;
-        fs::create_dir_all(folder.join("cache/archives/partial"))?;
+        fs::create_dir_all(cache.join("archives/partial"))?;
         let mirrors = Mirrors::of_this_machine()?;
         let sources: String = suites
             .iter()
@@ -46,7 +49,7 @@ impl Apt {
                 "Dir::Etc::sourceparts=-".to_owned(),
                 format!("Dir::State::Lists={}", folder.join("lists").display()),
                 "Dir::State::status=/dev/null".to_owned(),
-                format!("Dir::Cache={}", folder.join("cache").display()),
+                format!("Dir::Cache={}", cache.display()),
                 format!("APT::Architecture={architecture}"),
                 format!("APT::Architectures={architecture}"),
                 // Its unprivileged user cannot write into a checkout.
@@ -57,6 +60,7 @@ impl Apt {
             .into_iter()
             .flat_map(|option| ["-o".to_owned(), option])
             .collect(),
+            archives: cache.join("archives"),
         };
         sh::output(
             apt.command("apt-get")
@@ -84,8 +88,8 @@ impl Apt {
             .collect())
     }
 
-    /// Downloads a package and unpacks it into `folder`, which it makes anew.
-    pub fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
+    /// Downloads a package into `folder`, which it makes anew; returns the file.
+    pub fn download(&self, package: &str, folder: &Path) -> Result<PathBuf> {
         let _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder)?;
         sh::output(
@@ -93,13 +97,37 @@ impl Apt {
                 .args(["-qq", "download", package])
                 .current_dir(folder),
         )?;
-        let mut entries = fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let deb = entries
-            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .with_context(|| format!("apt-get download {package} left no package"))?;
+        debs(folder)?
+            .pop()
+            .with_context(|| format!("apt-get download {package} left no package"))
+    }
+
+    /// Downloads a package and unpacks it into `folder`, which it makes anew.
+    pub fn unpack(&self, package: &str, folder: &Path) -> Result<()> {
+        let deb = self.download(package, folder)?;
         sh::run(Command::new("dpkg-deb").arg("-x").args([&deb, folder]))?;
         Ok(fs::remove_file(&deb)?)
     }
+
+    /// Downloads packages and all they depend on; returns the files.
+    pub fn download_all(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+        sh::output(self.command("apt-get").arg("clean"))?;
+        sh::output(
+            self.command("apt-get")
+                .args(["-qq", "-y", "--no-install-recommends", "--download-only"])
+                .arg("install")
+                .args(packages),
+        )?;
+        debs(&self.archives)
+    }
+}
+
+/// The packages in a folder.
+fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
+    Ok(fs::read_dir(folder)?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .collect())
 }
 
 /// Where this machine gets Debian from.

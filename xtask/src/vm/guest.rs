@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -21,10 +22,24 @@ const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "run", "sys", "tmp"];
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
+const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// Builds the programs and packs them; returns the archive.
 pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
+    let programs = build(machine, cache, &["oomtrace", "oomtrace-tests"])?;
+    let mut archive = Archive::default();
+    for folder in FOLDERS {
+        archive.add(folder, DIRECTORY, (0, 0), &[]);
+    }
+    for (program, place) in PROGRAMS {
+        archive.add_program(&programs.join(program), place)?;
+    }
+    archive.write(&cache.join(format!("initramfs-{}.cpio", machine.debian)))
+}
+
+/// Builds all programs of these packages; returns the folder that has them.
+pub fn build(machine: &Machine, cache: &Path, packages: &[&str]) -> Result<PathBuf> {
     let build = cache.join("build");
     let variable = |name: &str| {
         let target = machine.target.to_uppercase().replace('-', "_");
@@ -34,14 +49,8 @@ pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
     sh::run(
         cargo
             .args(["build", "--release", "--locked", "--bins"])
-            .args([
-                "-p",
-                "oomtrace",
-                "-p",
-                "oomtrace-tests",
-                "--target",
-                machine.target,
-            ])
+            .args(packages.iter().flat_map(|package| ["-p", package]))
+            .args(["--target", machine.target])
             .arg("--target-dir")
             .arg(&build)
             .env_remove("RUSTFLAGS")
@@ -53,20 +62,7 @@ pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
                 format!("-C target-feature=+crt-static {sysroot}"),
             ),
     )?;
-    let mut archive = Archive::default();
-    for folder in FOLDERS {
-        archive.add(folder, DIRECTORY, (0, 0), &[]);
-    }
-    // The kernel opens it for init's output.
-    archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
-    for (program, place) in PROGRAMS {
-        let file = build.join(machine.target).join("release").join(program);
-        let bytes = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
-        archive.add(place, EXECUTABLE, (0, 0), &bytes);
-    }
-    let file = cache.join(format!("initramfs-{}.cpio", machine.debian));
-    fs::write(&file, archive.finish()).with_context(|| format!("writing {}", file.display()))?;
-    Ok(file)
+    Ok(build.join(machine.target).join("release"))
 }
 
 /// A cargo that builds for `machine`, and what to tell its compiler: the cargo at hand, where its
@@ -106,7 +102,7 @@ fn toolchain(machine: &Machine, cache: &Path) -> Result<(Command, String)> {
 /// A cpio archive in the "newc" format (`Documentation/driver-api/early-userspace/buffer-format.rst`
 /// in the kernel source).
 #[derive(Default)]
-struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     entries: u32,
 }
@@ -142,6 +138,45 @@ impl Archive {
         self.align();
         self.bytes.extend(data);
         self.align();
+    }
+
+    /// Adds a program.
+    pub fn add_program(&mut self, file: &Path, place: &str) -> Result<()> {
+        self.add_file(file, place, EXECUTABLE)
+    }
+
+    fn add_file(&mut self, file: &Path, place: &str, mode: u32) -> Result<()> {
+        let bytes = fs::read(file).with_context(|| format!("reading {}", file.display()))?;
+        self.add(place, mode, (0, 0), &bytes);
+        Ok(())
+    }
+
+    /// Adds what is in a folder.
+    pub fn add_tree(&mut self, root: &Path, within: &Path) -> Result<()> {
+        for entry in fs::read_dir(root.join(within))? {
+            let entry = entry?;
+            let place = within.join(entry.file_name());
+            let name = place.to_str().context("a name that is not UTF-8")?;
+            let metadata = entry.metadata()?;
+            if metadata.is_dir() {
+                self.add(name, DIRECTORY, (0, 0), &[]);
+                self.add_tree(root, &place)?;
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(entry.path())?;
+                self.add(name, SYMLINK, (0, 0), target.as_os_str().as_encoded_bytes());
+            } else {
+                self.add_file(&entry.path(), name, metadata.mode())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the archive.
+    pub fn write(mut self, file: &Path) -> Result<PathBuf> {
+        // The kernel opens it for init's output.
+        self.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
+        fs::write(file, self.finish()).with_context(|| format!("writing {}", file.display()))?;
+        Ok(file.to_owned())
     }
 
     fn align(&mut self) {

@@ -139,6 +139,35 @@ impl Kernel {
         })
     }
 
+    /// The kernel of this name, or in this file, ready to boot.
+    pub fn find(name: &str, cache: &Path) -> Result<(Self, Image)> {
+        match Self::named(name) {
+            Some(kernel) => Ok((*kernel, kernel.fetch(cache, false)?)),
+            None => Ok((Self::given(), given(name)?)),
+        }
+    }
+
+    /// Downloads the headers that belong to the kernel, if there are any.
+    pub fn headers(&self, image: &Image, cache: &Path) -> Result<Vec<PathBuf>> {
+        let flavour = format!("-cloud-{}", self.machine.debian);
+        let Some(version) = image
+            .origin
+            .strip_prefix("linux-image-")
+            .or_else(|| image.origin.strip_prefix("linux-binary-"))
+            .and_then(|rest| rest.strip_suffix(&flavour))
+        else {
+            return Ok(Vec::new());
+        };
+        let apt = Apt::new(&cache.join("apt"), self.machine.debian, self.suites)?;
+        [flavour.as_str(), "-common"]
+            .iter()
+            .map(|part| {
+                let folder = cache.join("headers").join(self.name).join(part);
+                apt.download(&format!("linux-headers-{version}{part}"), &folder)
+            })
+            .collect()
+    }
+
     fn download(&self, folder: &Path, cache: &Path) -> Result<String> {
         let apt = Apt::new(&cache.join("apt"), self.machine.debian, self.suites)?;
         let mut names = apt.search(self.packages)?;

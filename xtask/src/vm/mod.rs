@@ -12,10 +12,15 @@ use std::{collections::BTreeMap, time::Instant};
 
 use anyhow::{Result, bail};
 
-pub use self::machine::Tally;
-use self::{
-    kernels::{Image, KERNELS, Kernel},
+pub use self::{
+    apt::Apt,
+    guest::{Archive, build},
+    kernels::{Image, Kernel},
+    machine::{Tally, boot},
     results::Cell,
+};
+use self::{
+    kernels::KERNELS,
     variants::{VARIANTS, Variant},
 };
 use crate::{install, sh};

@@ -1,0 +1,285 @@
+//! The first process of the virtual machine: it measures, tells what came out, and powers off.
+//!
+//! A line `RESULT {…}` is a [`Turn`], or tells which tool does not run; otherwise it speaks as the guest that plays scenarios
+//! does.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::{
+    mount::{MountFlags, mount},
+    system::{RebootCommand, reboot},
+};
+use serde_json::{Value, json};
+
+use super::{
+    Part, Turn,
+    stage::{self, Kill, Place},
+};
+use crate::bench::{
+    measure::megabytes,
+    tool::{Kind, OOMTRACE, Running, Said, Tool},
+};
+
+/// How long a kill may take to be told.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is measured of a line and of a process: its name in a result, and in the table.
+pub const LINE: [(&str, &str); 4] = [
+    ("line", "kill to line, µs"),
+    ("start", "start to attached, ms"),
+    ("resident", "resident memory (VmRSS), MB"),
+    ("peak", "its peak (VmHWM), MB"),
+];
+/// How many kills are measured in one turn.
+const KILLS: usize = 30;
+
+/// The name of a result: the page fault with so many candidates.
+pub fn fault(candidates: usize) -> String {
+    format!("fault {candidates}")
+}
+
+/// Measures, as `/init`, and powers off.
+pub fn run(part: Part, rounds: usize) -> Result<()> {
+    let tally = match boot().and_then(|()| measure(part, rounds)) {
+        Ok(()) => "passed=1 failed=0",
+        Err(error) => {
+            let error = format!("{error:#}").replace('\n', " | ");
+            println!("SCENARIO bench FAIL: {error}");
+            "passed=0 failed=1"
+        }
+    };
+    println!("GUEST DONE {tally} skipped=0");
+    // The kernel panics when init ends.
+    reboot(RebootCommand::PowerOff).context("powering off")
+}
+
+/// Becomes a machine.
+fn boot() -> Result<()> {
+    for (kind, directory) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("tmpfs", "/tmp"),
+        ("tracefs", "/sys/kernel/tracing"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("cgroup2", "/sys/fs/cgroup"),
+    ] {
+        fs::create_dir_all(directory).with_context(|| format!("making {directory}"))?;
+        mount(kind, directory, kind, MountFlags::empty(), None)
+            .with_context(|| format!("mounting {kind} on {directory}"))?;
+    }
+    for (file, value) in [
+        ("/sys/fs/cgroup/cgroup.subtree_control", "+memory"),
+        // Nothing but a panic goes to the serial line, which is slow.
+        ("/proc/sys/kernel/printk", "1"),
+        ("/proc/sys/kernel/printk_devkmsg", "on\n"),
+        ("/proc/sys/vm/oom_dump_tasks", "0"),
+    ] {
+        fs::write(file, value).with_context(|| format!("writing {value} to {file}"))?;
+    }
+    for (name, value) in [("PATH", "/usr/bin:/usr/sbin"), ("HOME", "/tmp")] {
+        // SAFETY: there is one thread.
+        unsafe { env::set_var(name, value) };
+    }
+    Ok(())
+}
+
+fn tools() -> Vec<Tool> {
+    let hooks = ["--hooks", "raw_tp,fentry,kprobe,outcome,kmsg"];
+    let no_ranking = [&OOMTRACE[..], &hooks].concat();
+    let oomkill = |name, program: &str, arguments: &[&str]| {
+        Tool::new(name, Kind::Oomkill, program, arguments)
+    };
+    let script = "/usr/sbin/oomkill.bt";
+    vec![
+        Tool::new("oomtrace", Kind::Oomtrace, "/oomtrace", &OOMTRACE),
+        Tool::new("without ranking", Kind::Oomtrace, "/oomtrace", &no_ranking),
+        // Their output is buffered when it is a pipe.
+        oomkill("libbpf-tools oomkill", "stdbuf", &["-oL", "oomkill-libbpf"]),
+        oomkill("bcc oomkill", "python3", &["-u", "/usr/sbin/oomkill-bpfcc"]),
+        oomkill("bpftrace oomkill.bt", "bpftrace", &["-B", "line", script]),
+    ]
+}
+
+fn measure(part: Part, rounds: usize) -> Result<()> {
+    stage::run_on(Place::Elsewhere);
+    let candidates = match part {
+        Part::Path => &super::CANDIDATES[..],
+        Part::Line => &super::CANDIDATES[..1],
+    };
+    let mut stages = Vec::new();
+    for candidates in candidates {
+        stages.push(Stage::set(*candidates)?);
+        progress(&format!("{candidates} candidates"));
+    }
+    let mut tools = tools();
+    for round in 1..=rounds {
+        if part == Part::Path {
+            for stage in &mut stages {
+                stage.turn(part, "untraced", None)?;
+            }
+        }
+        let mut running = Vec::new();
+        for tool in tools {
+            let name = tool.to_string();
+            if turn(part, &tool, &mut stages).with_context(|| name.clone())? {
+                running.push(tool);
+            }
+            progress(&format!("{round}: {name}"));
+        }
+        tools = running;
+    }
+    Ok(())
+}
+
+/// One turn of a tool; false if it does not run.
+fn turn(part: Part, tool: &Tool, stages: &mut [Stage]) -> Result<bool> {
+    let name = tool.to_string();
+    let (mut running, elapsed) = match Running::start(tool) {
+        Ok(started) => started,
+        Err(error) => {
+            let absent = format!("{error:#}").replace('\n', "; ");
+            println!("RESULT {}", json!({ "tool": name, "absent": absent }));
+            return Ok(false);
+        }
+    };
+    stages[0].warm_up(&mut running)?;
+    for stage in stages {
+        stage.turn(part, &name, Some(&mut running))?;
+    }
+    if part == Part::Line {
+        let status = running.proc("status")?;
+        result(&name, "start", vec![elapsed.as_secs_f64() * 1e3]);
+        result(&name, "resident", vec![megabytes(&status, "VmRSS")?]);
+        result(&name, "peak", vec![megabytes(&status, "VmHWM")?]);
+    }
+    running.stop()?;
+    Ok(true)
+}
+
+fn progress(what: &str) {
+    println!("SCENARIO {} ok", what.replace(' ', "_"));
+}
+
+fn result(tool: &str, what: &str, values: Vec<f64>) {
+    let turn = Turn {
+        tool: tool.to_owned(),
+        what: what.to_owned(),
+        values,
+    };
+    println!("RESULT {}", turn.json());
+}
+
+/// The process that plays the kills of one number of candidates.
+struct Stage {
+    candidates: usize,
+    _process: Child,
+    go: ChildStdin,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Stage {
+    fn set(candidates: usize) -> Result<Self> {
+        let mut process = Command::new("/proc/self/exe")
+            .args(["bench", "--stage", &candidates.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the stage")?;
+        let go = process.stdin.take().context("the stage's input")?;
+        let output = process.stdout.take().context("the stage's output")?;
+        let mut stage = Self {
+            candidates,
+            _process: process,
+            go,
+            lines: BufReader::new(output),
+        };
+        let line = stage.line()?;
+        ensure!(line == "ready\n", "the stage broke down: {line}");
+        Ok(stage)
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        self.lines.read_line(&mut line)?;
+        Ok(line)
+    }
+
+    /// Measures kills that the kernel prints no report of: most of those in a storm.
+    fn turn(
+        &mut self,
+        part: Part,
+        tool: &str,
+        mut running: Option<&mut Running<'_>>,
+    ) -> Result<()> {
+        let (mut faults, mut lines) = (Vec::new(), Vec::new());
+        while faults.len() < KILLS {
+            let traced = running.is_some();
+            let (kill, told_ns) = self.kill(running.as_deref_mut(), PATIENCE)?;
+            ensure!(told_ns.is_some() == traced, "a kill was not told");
+            if kill.reported {
+                continue;
+            }
+            faults.push(kill.fault_ns as f64);
+            lines.extend(told_ns.map(|ns| ns.saturating_sub(kill.killed_ns) as f64 / 1e3));
+        }
+        match part {
+            Part::Path => result(tool, &fault(self.candidates), faults),
+            Part::Line => result(tool, "line", lines),
+        }
+        Ok(())
+    }
+
+    /// One kill, and when the tool's line of it could be read.
+    fn kill(
+        &mut self,
+        running: Option<&mut Running<'_>>,
+        patience: Duration,
+    ) -> Result<(Kill, Option<u64>)> {
+        self.go.write_all(b".")?;
+        let told_ns = match running {
+            Some(running) => self.told(running, patience)?,
+            None => None,
+        };
+        let line = self.line()?;
+        let kill =
+            Kill::parse(&line).with_context(|| format!("the stage broke down: {line}"))?;
+        Ok((kill, told_ns))
+    }
+
+    /// Kills until the tool tells of one: some say that they are ready before they are.
+    fn warm_up(&mut self, running: &mut Running<'_>) -> Result<()> {
+        for _ in 0..10 {
+            if self.kill(Some(&mut *running), Duration::from_secs(3))?.1.is_some() {
+                return Ok(());
+            }
+        }
+        bail!("no kill was told: {}", running.complaints())
+    }
+
+    /// When the tool's line could be read.
+    fn told(&self, running: &mut Running<'_>, patience: Duration) -> Result<Option<u64>> {
+        while let Some(line) = running.next(patience)? {
+            let Said::Kill { .. } = running.tool.says(&line) else {
+                continue;
+            };
+            if running.tool.kind == Kind::Oomtrace {
+                let event: Value = serde_json::from_slice(&line.text)?;
+                let total = &event["candidates"]["total"];
+                ensure!(
+                    total.is_null() || *total == self.candidates,
+                    "{total} candidates, not {}",
+                    self.candidates
+                );
+            }
+            return Ok(Some(line.read_ns));
+        }
+        Ok(None)
+    }
+}
