@@ -7,6 +7,7 @@ use std::{
     env, fs,
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    thread,
     time::Duration,
 };
 
@@ -36,12 +37,18 @@ pub const LINE: [(&str, &str); 4] = [
     ("resident", "resident memory (VmRSS), MB"),
     ("peak", "its peak (VmHWM), MB"),
 ];
-/// How many kills are measured in one turn.
-const KILLS: usize = 30;
+/// How many kills without the kernel's report are measured in one turn.
+const KILLS: usize = 20;
+/// The kernel prints ten reports in so long (`oom_kill_process` in `mm/oom_kill.c`).
+const REPORTS: Duration = Duration::from_secs(5);
 
-/// The name of a result: the page fault with so many candidates.
-pub fn fault(candidates: usize) -> String {
-    format!("fault {candidates}")
+/// The name of a result: the page fault with so many candidates, in which the kernel prints its
+/// report or does not.
+pub fn fault(candidates: usize, reported: bool) -> String {
+    format!(
+        "{} {candidates}",
+        if reported { "reported" } else { "fault" }
+    )
 }
 
 /// Measures, as `/init`, and powers off.
@@ -79,7 +86,6 @@ fn boot() -> Result<()> {
         // Nothing but a panic goes to the serial line, which is slow.
         ("/proc/sys/kernel/printk", "1"),
         ("/proc/sys/kernel/printk_devkmsg", "on\n"),
-        ("/proc/sys/vm/oom_dump_tasks", "0"),
     ] {
         fs::write(file, value).with_context(|| format!("writing {value} to {file}"))?;
     }
@@ -89,6 +95,13 @@ fn boot() -> Result<()> {
     }
     Ok(())
 }
+
+/// What any program costs that is told what the kernel scores: this one does nothing with it.
+const EMPTY: &str = r#"
+    BEGIN { printf("Tracing\n"); }
+    fexit:vmlinux:oom_badness { }
+    tracepoint:oom:mark_victim { printf("Triggered by\n"); }
+"#;
 
 fn tools() -> Vec<Tool> {
     let hooks = ["--hooks", "raw_tp,fentry,kprobe,outcome,kmsg"];
@@ -104,6 +117,7 @@ fn tools() -> Vec<Tool> {
         oomkill("libbpf-tools oomkill", "stdbuf", &["-oL", "oomkill-libbpf"]),
         oomkill("bcc oomkill", "python3", &["-u", "/usr/sbin/oomkill-bpfcc"]),
         oomkill("bpftrace oomkill.bt", "bpftrace", &["-B", "line", script]),
+        oomkill("empty hook", "bpftrace", &["-B", "line", "-e", EMPTY]),
     ]
 }
 
@@ -211,26 +225,35 @@ impl Stage {
         Ok(line)
     }
 
-    /// Measures kills that the kernel prints no report of: most of those in a storm.
+    /// Measures kills that the kernel prints a report of, and then others: most of those in a storm.
     fn turn(
         &mut self,
         part: Part,
         tool: &str,
         mut running: Option<&mut Running<'_>>,
     ) -> Result<()> {
-        let (mut faults, mut lines) = (Vec::new(), Vec::new());
+        if part == Part::Path {
+            thread::sleep(REPORTS);
+        }
+        let (mut reported, mut faults, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         while faults.len() < KILLS {
             let traced = running.is_some();
             let (kill, told_ns) = self.kill(running.as_deref_mut(), PATIENCE)?;
             ensure!(told_ns.is_some() == traced, "a kill was not told");
+            let fault_ns = kill.fault_ns as f64;
             if kill.reported {
+                reported.push(fault_ns);
                 continue;
             }
-            faults.push(kill.fault_ns as f64);
+            faults.push(fault_ns);
             lines.extend(told_ns.map(|ns| ns.saturating_sub(kill.killed_ns) as f64 / 1e3));
         }
         match part {
-            Part::Path => result(tool, &fault(self.candidates), faults),
+            Part::Path => {
+                ensure!(!reported.is_empty(), "no kill had a report");
+                result(tool, &fault(self.candidates, true), reported);
+                result(tool, &fault(self.candidates, false), faults);
+            }
             Part::Line => result(tool, "line", lines),
         }
         Ok(())
@@ -248,15 +271,18 @@ impl Stage {
             None => None,
         };
         let line = self.line()?;
-        let kill =
-            Kill::parse(&line).with_context(|| format!("the stage broke down: {line}"))?;
+        let kill = Kill::parse(&line).with_context(|| format!("the stage broke down: {line}"))?;
         Ok((kill, told_ns))
     }
 
     /// Kills until the tool tells of one: some say that they are ready before they are.
     fn warm_up(&mut self, running: &mut Running<'_>) -> Result<()> {
         for _ in 0..10 {
-            if self.kill(Some(&mut *running), Duration::from_secs(3))?.1.is_some() {
+            if self
+                .kill(Some(&mut *running), Duration::from_secs(3))?
+                .1
+                .is_some()
+            {
                 return Ok(());
             }
         }

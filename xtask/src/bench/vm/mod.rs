@@ -108,14 +108,21 @@ pub fn run(kernel: &str, quick: bool) -> Result<Report> {
         absent: Vec::new(),
     };
     kernel.memory_mib = MEMORY_MIB;
-    let rounds = if quick { 1 } else { 5 };
+    let rounds = if quick { 1 } else { 3 };
     for part in [Part::Path, Part::Line] {
         kernel.options = part.options();
         let name = part.name();
         println!("{name}");
         let log = cache.join(format!("log/bench-{name}.log"));
         let append = format!("{APPEND} -- bench --guest {name} --rounds {rounds}");
-        let tally = vm::boot(&kernel, &image.file, &initramfs, &append, &log, &mut Cell::default())?;
+        let tally = vm::boot(
+            &kernel,
+            &image.file,
+            &initramfs,
+            &append,
+            &log,
+            &mut Cell::default(),
+        )?;
         ensure!(tally.failed == 0, "it is in {}", log.display());
         let log = fs::read(&log).with_context(|| format!("reading {}", log.display()))?;
         report.read(&String::from_utf8_lossy(&log))?;

@@ -184,7 +184,11 @@ fn come_first(priority: i32) -> Result<()> {
     };
     // SAFETY: the kernel only reads the parameters.
     let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
-    ensure!(done == 0, "no real-time priority: {}", std::io::Error::last_os_error());
+    ensure!(
+        done == 0,
+        "no real-time priority: {}",
+        std::io::Error::last_os_error()
+    );
     Ok(())
 }
 
@@ -208,7 +212,9 @@ fn open(file: &Path) -> Result<File> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     options.custom_flags(OFlags::NONBLOCK.bits().cast_signed());
-    options.open(file).with_context(|| file.display().to_string())
+    options
+        .open(file)
+        .with_context(|| file.display().to_string())
 }
 
 fn processor_time_ns() -> u64 {
@@ -310,7 +316,10 @@ impl Log {
         };
         let record = String::from_utf8_lossy(&buffer[..length]);
         let (prefix, text) = record.split_once(';').context("a record without a text")?;
-        let time = prefix.split(',').nth(2).context("a record without a time")?;
+        let time = prefix
+            .split(',')
+            .nth(2)
+            .context("a record without a time")?;
         Ok(Some((time.parse()?, text.to_owned())))
     }
 }

@@ -69,7 +69,9 @@ fn version(file: &Path) -> Option<String> {
     let name = file.file_name()?.to_str()?;
     let (package, rest) = name.split_once('_')?;
     let (version, _) = rest.split_once('_')?;
-    TOOLS.contains(&package).then(|| format!("{package} {version}"))
+    TOOLS
+        .contains(&package)
+        .then(|| format!("{package} {version}"))
 }
 
 fn extract(package: &Path, root: &Path) -> Result<()> {
@@ -82,7 +84,12 @@ fn extract(package: &Path, root: &Path) -> Result<()> {
     let output = archive.stdout.take().context("dpkg-deb has no output")?;
     sh::run(
         Command::new("tar")
-            .args(["-x", "--keep-directory-symlink", "--exclude=./usr/share/doc", "-C"])
+            .args([
+                "-x",
+                "--keep-directory-symlink",
+                "--exclude=./usr/share/doc",
+                "-C",
+            ])
             .arg(root)
             .stdin(output),
     )?;
