@@ -134,6 +134,7 @@ fn assembler() -> Assembler {
         run_id: host::random_uuid().unwrap(),
         page_size: 4096,
         max_candidates: 10,
+        directory: None,
     }
 }
 

@@ -5,6 +5,8 @@
 //!
 //! ```text
 //! probe, kernel_log → incident → cgroup, explain → event → format → sink
+//!                        ↑
+//!                    kubernetes
 //! ```
 //!
 //! Parsers take bytes and return values; sockets, files, clocks and eBPF are at the rim.
@@ -18,6 +20,8 @@ pub mod format;
 pub mod host;
 pub mod incident;
 pub mod kernel_log;
+#[cfg_attr(not(feature = "kubernetes"), path = "kubernetes_off.rs")]
+pub mod kubernetes;
 pub mod probe;
 pub mod process;
 pub mod sink;

@@ -5,7 +5,7 @@ use std::fs;
 
 use rustix::{
     mm::{MlockAllFlags, mlockall},
-    process::setpriority_process,
+    process::{Resource, Rlimit, setpriority_process, setrlimit},
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
@@ -36,6 +36,14 @@ pub fn run_early() {
     }
 }
 
+/// Takes that back for the calling thread, whose work can wait.
+#[cfg(feature = "kubernetes")]
+pub fn run_normally() {
+    if let Err(error) = setpriority_process(None, 0) {
+        tracing::debug!(%error, "the sources of pods keep the tracer's priority");
+    }
+}
+
 /// Gives memory that was needed for the start only back to the system.
 pub fn release_memory() {
     // SAFETY: the function has no preconditions.
@@ -47,9 +55,19 @@ pub fn release_memory() {
 
 /// Locks the tracer's memory, so that it need not be paged in while the node is short of it.
 ///
-/// Pages are locked as they are touched, which keeps what is never used out of memory.
+/// Pages are locked as they are touched, which keeps what is never used out of memory. What is
+/// mapped later is locked, too, but only where there is no limit on that: once the capabilities are
+/// given up the kernel would refuse to map more than the limit (`mlock_future_ok` in `mm/mmap.c`),
+/// and the tracer would die of it.
 pub fn lock_memory() -> bool {
-    let flags = MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT;
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    let mut flags = MlockAllFlags::CURRENT | MlockAllFlags::ONFAULT;
+    if setrlimit(Resource::Memlock, unlimited).is_ok() {
+        flags |= MlockAllFlags::FUTURE;
+    }
     match mlockall(flags) {
         Ok(()) => true,
         Err(error) => {

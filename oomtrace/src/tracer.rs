@@ -18,14 +18,15 @@ use tokio::{
 
 use crate::{
     event::{
-        Clock, Event, Head, Hook, Limits, Loss, LossPlace, Phase, Reconciliation, Role, Status,
-        Totals, boottime_ns,
+        Clock, Event, Head, Hook, LateEnrichment, Limits, Loss, LossPlace, Node, OomKill, Phase,
+        Reconciliation, Role, Status, Totals, boottime_ns,
     },
     format::Format,
     host::{self, Host},
-    incident::{Assembler, Incident, Joiner, Sources},
+    incident::{Answered, Assembler, Directory, Incident, Joiner, Kill, Question, Sources},
     kernel_log::{self, KmsgReader},
-    probe::{HookSet, Probe, Request},
+    kubernetes::{self, Kubernetes},
+    probe::{HookSet, Probe, Request, decode::Task},
     process,
     sink::{QUEUE_BYTES, Stdout},
 };
@@ -39,6 +40,9 @@ const SETTLE: Duration = Duration::from_millis(100);
 const LOOK_AGAIN_NS: u64 = 300_000;
 /// How long parts may come so, before the next one is slept for.
 const LOOK_AT_MOST_NS: u64 = 5_000_000;
+
+/// How long facts about the pods of a kill are waited for after its record has gone out.
+const LATE: Duration = Duration::from_secs(10);
 
 /// Most records are shorter.
 const RECORD_BYTES: usize = 16 << 10;
@@ -68,6 +72,10 @@ pub struct Options {
     pub ebpf_log: bool,
     /// The kernel's BTF, where it is not in its usual place.
     pub btf: Option<PathBuf>,
+    /// What pods are known from; `None` for nothing.
+    pub kubernetes: Option<kubernetes::Options>,
+    /// This node's name in Kubernetes.
+    pub node_name: Option<String>,
 }
 
 /// Why the tracer stops.
@@ -106,6 +114,7 @@ pub struct Tracer {
     log: Option<Log>,
     joiner: Joiner,
     assembler: Assembler,
+    kubernetes: Option<Kubernetes>,
     hooks: Arc<[Hook]>,
     limits: Limits,
     output: Stdout,
@@ -148,6 +157,11 @@ impl Tracer {
         process::release_memory();
         let memory_locked = process::lock_memory();
         process::drop_capabilities();
+        // Their thread has no capabilities either, and reads nothing before this one has its own.
+        let kubernetes = match options.kubernetes.clone() {
+            Some(options) => Kubernetes::start(options).context("starting the sources of pods")?,
+            None => None,
+        };
 
         let attached = |name: &str| hooks.iter().any(|hook| hook.attached && hook.name == name);
         let joiner = Joiner::new(Sources {
@@ -157,11 +171,17 @@ impl Tracer {
             exits: attached("raw_tp:sched_process_exit"),
         });
         let assembler = Assembler {
-            node: Arc::new(host::node()),
+            node: Arc::new(Node {
+                k8s_node_name: options.node_name.clone(),
+                ..host::node()
+            }),
             hooks: attached_names(&hooks),
             run_id: host::random_uuid().context("naming this run")?,
             page_size: rustix::param::page_size() as u64,
             max_candidates: options.candidates,
+            directory: kubernetes
+                .as_ref()
+                .map(|kubernetes| Arc::clone(&kubernetes.pods) as Arc<dyn Directory>),
         };
         let limits = Limits {
             ring_buffer_bytes: options.ring_bytes.into(),
@@ -176,6 +196,7 @@ impl Tracer {
             log,
             joiner,
             assembler,
+            kubernetes,
             hooks: hooks.into(),
             limits,
             output,
@@ -251,6 +272,7 @@ impl Tracer {
                         Err(error) => return Err(error).context("writing to standard output"),
                     }
                 }
+                answered = next_answer(self.kubernetes.as_mut()) => self.late(answered),
                 () = until(patience) => {}
                 () = until(ends) => break Stop::Duration,
                 () = until(beats) => {
@@ -379,7 +401,9 @@ impl Tracer {
                         (true, _) => &mut self.totals.kills,
                     };
                     *counter += 1;
-                    self.assembler.kill(kill, clock, host::memory_sizes())
+                    let event = self.assembler.kill(kill, clock, host::memory_sizes());
+                    self.ask(kill, &event);
+                    event
                 }
                 Incident::Outcome(outcome) => {
                     self.totals.outcomes += 1;
@@ -388,6 +412,63 @@ impl Tracer {
             };
             self.write(event);
         }
+    }
+
+    /// Asks for what is not known of a kill's pods; the record does not wait for it.
+    fn ask(&mut self, kill: &Kill, event: &Event) {
+        let (Event::OomKill(event) | Event::OomMark(event)) = event else {
+            return;
+        };
+        let OomKill {
+            head,
+            oom_id,
+            victim,
+            enrichment,
+            ..
+        } = &**event;
+        if enrichment.as_ref().is_none_or(|known| known.complete) {
+            return;
+        }
+        if victim.pod.as_ref().is_some_and(|pod| pod.name.is_none()) {
+            self.totals.unresolved += 1;
+        }
+        let path = |task: &Task| {
+            let path = task.cgroup.as_ref()?.path.as_ref()?;
+            Some((path.bytes.clone(), path.cut))
+        };
+        let question = Question {
+            event_id: head.event_id.clone(),
+            oom_id: oom_id.clone(),
+            deadline: Instant::now() + LATE,
+            paths: [path(&kill.victim.task), path(&kill.victim.trigger)],
+        };
+        if let Some(kubernetes) = &self.kubernetes
+            && !kubernetes.ask(question)
+        {
+            tracing::debug!("too many kills are asked about; {} is not", head.event_id);
+        }
+    }
+
+    /// Writes what was learnt of a kill's pods after its record.
+    fn late(&mut self, answered: Answered) {
+        let Answered {
+            question,
+            whose: [victim, trigger],
+            enrichment: Some(enrichment),
+        } = answered
+        else {
+            return;
+        };
+        let head = self
+            .assembler
+            .head(question.event_id, boottime_ns(), Clock::now());
+        self.write(Event::Enrichment(Box::new(LateEnrichment {
+            head,
+            oom_id: question.oom_id,
+            victim,
+            trigger,
+            enrichment,
+        })));
     }
 
     fn write(&mut self, mut event: Event) {
@@ -469,6 +550,10 @@ impl Tracer {
             limits: self.limits.clone(),
             totals: self.totals.clone(),
             reconciliation,
+            kubernetes: self
+                .kubernetes
+                .as_ref()
+                .map(|kubernetes| kubernetes.pods.status()),
             resident_bytes: host::resident_bytes(),
             reason: reason.map(str::to_owned),
         };
@@ -607,6 +692,14 @@ async fn poll(
 ) -> io::Result<tokio::io::unix::AsyncFdReadyGuard<'_, RawFd>> {
     match fd {
         Some(fd) => fd.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for facts that come late, if any can.
+async fn next_answer(kubernetes: Option<&mut Kubernetes>) -> Answered {
+    match kubernetes {
+        Some(kubernetes) => kubernetes.next().await,
         None => std::future::pending().await,
     }
 }

@@ -11,6 +11,7 @@ pub mod cgroup;
 pub mod compare;
 pub mod facts;
 pub mod held;
+pub mod kubernetes;
 pub mod machine;
 pub mod marks;
 pub mod oracle;
@@ -22,11 +23,13 @@ pub mod victim;
 pub mod watch;
 
 use std::{
+    env,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -89,4 +92,38 @@ pub fn read(path: impl AsRef<Path>) -> Result<String> {
     let text =
         std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
     Ok(text.trim_end().to_owned())
+}
+
+/// Builds the program as these tests were built: same profile, same place.
+///
+/// # Errors
+/// When it does not build.
+pub fn build(victim: &Path) -> Result<PathBuf> {
+    let directory = victim.parent().context("where binaries are")?;
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => "dev",
+        Some(name) => name,
+        None => bail!("{} tells no profile", directory.display()),
+    };
+    let target = directory.parent().context("the target directory")?;
+    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "oomtrace",
+            "--profile",
+            profile,
+        ])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()
+        .context("running cargo")?;
+    ensure!(
+        status.success(),
+        "building oomtrace: cargo ended with {status}"
+    );
+    Ok(directory.join("oomtrace"))
 }

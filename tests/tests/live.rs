@@ -3,12 +3,7 @@
 //! They need root. Kills and the kernel log belong to the whole machine, so they run one at a
 //! time, also across processes.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-};
+use std::{env, fs, path::PathBuf, sync::OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
 use oomtrace_tests::{
@@ -137,7 +132,7 @@ fn environment() -> Result<&'static Env> {
     let environment = ENVIRONMENT.get_or_init(|| {
         let oomtrace = match env::var_os("OOMTRACE_BIN") {
             Some(path) => Ok(PathBuf::from(path)),
-            None => build(),
+            None => oomtrace_tests::build(env!("CARGO_BIN_EXE_oomtrace-victim").as_ref()),
         };
         Ok(Env {
             oomtrace: oomtrace.map_err(|error| format!("{error:#}"))?,
@@ -150,36 +145,4 @@ fn environment() -> Result<&'static Env> {
         Ok(environment) => Ok(environment),
         Err(error) => bail!("{error}"),
     }
-}
-
-/// Builds the program as these tests were built: same profile, same place.
-fn build() -> Result<PathBuf> {
-    let victim = Path::new(env!("CARGO_BIN_EXE_oomtrace-victim"));
-    let directory = victim.parent().context("where binaries are")?;
-    let profile = match directory.file_name().and_then(|name| name.to_str()) {
-        Some("debug") => "dev",
-        Some(name) => name,
-        None => bail!("{} tells no profile", directory.display()),
-    };
-    let target = directory.parent().context("the target directory")?;
-    let status = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--package",
-            "oomtrace",
-            "--profile",
-            profile,
-        ])
-        .arg("--target-dir")
-        .arg(target)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .status()
-        .context("running cargo")?;
-    ensure!(
-        status.success(),
-        "building oomtrace: cargo ended with {status}"
-    );
-    Ok(directory.join("oomtrace"))
 }

@@ -4,6 +4,7 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod install;
+mod k8s;
 mod licences;
 mod sh;
 mod test;
@@ -29,6 +30,8 @@ enum Verb {
     Test(test::Args),
     /// Boot other kernels in virtual machines and run the scenarios there
     Vm(vm::Args),
+    /// Prepare the real Kubernetes components that tests use
+    K8s(k8s::Args),
     /// Measure, beside the tools people would use instead
     Bench(bench::Args),
     /// Show a kill, end to end
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Verb::BuildEbpf(args) => build_ebpf::run(&args),
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
+        Verb::K8s(args) => k8s::run(&args),
         Verb::Bench(args) => bench::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Licences => licences::run(),

@@ -54,6 +54,13 @@ pub struct Placement {
     pub outer_missing: bool,
 }
 
+impl Placement {
+    /// Of a path that is whole, or whose outermost components may be missing (`cut`).
+    pub fn of(path: &[u8], cut: bool) -> Self {
+        place(path, cut)
+    }
+}
+
 /// The kind of cgroup a path names; for the cgroup whose limit was hit, the scope of the kill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]

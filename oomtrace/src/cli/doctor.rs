@@ -3,20 +3,29 @@
 
 mod self_test;
 
-use std::{fmt::Write as _, process::ExitCode};
+use std::{
+    fmt::Write as _,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
-    event::Hook,
+    event::{self, Hook, PodSource, PodSourceState},
     host::Host,
     kernel_log::KmsgReader,
+    kubernetes::Kubernetes,
     probe::{HookSet, Probe, Request},
 };
 
 pub(super) use self_test::victim;
+
+/// How long sources of pods may take.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 const AFTER_HELP: &str = "\
 The self-test makes a memory cgroup of its own, lets a child of its own be OOM-killed in it, and
@@ -34,6 +43,9 @@ pub(super) struct Args {
     /// Let a child be OOM-killed in a cgroup of its own, and check that the event comes out whole
     #[arg(long)]
     self_test: bool,
+
+    #[command(flatten)]
+    kubernetes: super::kubernetes::Args,
 }
 
 /// All that was found.
@@ -44,6 +56,7 @@ struct Diagnosis {
     error: Option<String>,
     hooks: Vec<Hook>,
     kernel_log: Option<String>,
+    kubernetes: Option<event::Kubernetes>,
     self_test: Option<self_test::Outcome>,
 }
 
@@ -64,6 +77,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         ),
     };
     let kernel_log = KmsgReader::open().err().map(|error| error.to_string());
+    let kubernetes = sources_of_pods(&args.kubernetes)?;
     let self_test = (args.self_test && error.is_none()).then(self_test::run);
     let works = error.is_none()
         && self_test
@@ -75,6 +89,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         error,
         hooks,
         kernel_log,
+        kubernetes,
         self_test,
     };
     let text = if args.json {
@@ -88,6 +103,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Starts the sources of pods, and gives them a while to answer.
+fn sources_of_pods(args: &super::kubernetes::Args) -> Result<Option<event::Kubernetes>> {
+    let Some(options) = args.options(PATIENCE) else {
+        return Ok(None);
+    };
+    let Some(sources) = Kubernetes::start(options).context("starting the sources of pods")? else {
+        return Ok(None);
+    };
+    let began = Instant::now();
+    loop {
+        let status = sources.pods.status();
+        let waits = |source: &PodSource| source.state == PodSourceState::Starting;
+        if !status.sources.iter().any(waits) || began.elapsed() >= PATIENCE {
+            return Ok(Some(status));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 impl Diagnosis {
@@ -176,6 +210,27 @@ impl Diagnosis {
         }
         if let Some(error) = &self.error {
             let _ = writeln!(text, "  none could be attached: {error}");
+        }
+        text.push_str("\npods\n");
+        let sources = self.kubernetes.iter().flat_map(|found| &found.sources);
+        for source in sources {
+            let live = source.state == PodSourceState::Live;
+            let mark = if live { "yes" } else { "no " };
+            let _ = writeln!(text, "  {mark}  {:<30} {}", source.name, source.address);
+            if !live {
+                let error = source.error.as_deref().unwrap_or("it does not answer");
+                let _ = writeln!(text, "       {error}");
+            }
+        }
+        match &self.kubernetes {
+            Some(found) => {
+                let _ = writeln!(
+                    text,
+                    "  {} pods, {} containers",
+                    found.pods, found.containers
+                );
+            }
+            None => text.push_str("  no source was found; not needed outside of Kubernetes\n"),
         }
         if let Some(outcome) = &self.self_test {
             text.push_str("\nself-test\n");

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::Color;
 use crate::{
-    event::{Event, OomKill, Role},
+    event::{Enrichment, Event, LateEnrichment, OomKill, Role},
     format::{self, Decision},
 };
 
@@ -197,7 +197,7 @@ impl Pending {
 fn parse(text: &[u8]) -> serde_json::Result<Found> {
     let Kind { kind } = serde_json::from_slice(text)?;
     Ok(match kind.as_str() {
-        "oom_kill" | "oom_mark" | "oom_outcome" => {
+        "oom_kill" | "oom_mark" | "oom_outcome" | "enrichment" => {
             Found::Event(Box::new(serde_json::from_slice(text)?))
         }
         _ => Found::Other,
@@ -225,6 +225,34 @@ impl<W: FnMut(&Decision) -> io::Result<()>> Book<W> {
                 let mut open = self.open.iter_mut();
                 if let Some((_, decision)) = open.find(|(id, _)| *id == outcome.oom_id) {
                     decision.outcomes.push(*outcome);
+                }
+            }
+            Event::Enrichment(late) => {
+                let LateEnrichment {
+                    head,
+                    victim,
+                    trigger,
+                    enrichment,
+                    ..
+                } = *late;
+                let mut kills = self
+                    .open
+                    .iter_mut()
+                    .flat_map(|(_, decision)| decision.kills.iter_mut().chain(&mut decision.marks));
+                if let Some(kill) = kills.find(|kill| kill.head.event_id == head.event_id) {
+                    let held = kill.victim.container.take();
+                    (kill.victim.container, kill.victim.pod) = (victim.container, victim.pod);
+                    // These the kernel told at the kill.
+                    if let (Some(container), Some(held)) = (&mut kill.victim.container, held) {
+                        container.memory_usage_bytes = held.memory_usage_bytes;
+                        container.memory_limit_bytes = held.memory_limit_bytes;
+                    }
+                    (kill.trigger.container, kill.trigger.pod) = (trigger.container, trigger.pod);
+                    // Nothing more will come, whether that is all or not.
+                    kill.enrichment = Some(Enrichment {
+                        complete: true,
+                        ..enrichment
+                    });
                 }
             }
             Event::Loss(_) | Event::Status(_) => {}
@@ -264,7 +292,7 @@ impl<W: FnMut(&Decision) -> io::Result<()>> Book<W> {
     }
 }
 
-/// Whether nothing more will come: all victims are there, and what became of each.
+/// Whether nothing more will come: all victims are there, what became of each, and whose they were.
 fn is_complete(decision: &Decision) -> bool {
     let Decision {
         kills,
@@ -286,5 +314,13 @@ fn is_complete(decision: &Decision) -> bool {
                 .iter()
                 .any(|outcome| outcome.victim_event_id == kill.head.event_id)
     };
-    there && kills.iter().chain(marks).all(told)
+    let known = |kill: &OomKill| {
+        let enrichment = kill.enrichment.as_ref();
+        enrichment.is_none_or(|enrichment| enrichment.complete)
+    };
+    there
+        && kills
+            .iter()
+            .chain(marks)
+            .all(|kill| told(kill) && known(kill))
 }

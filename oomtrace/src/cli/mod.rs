@@ -2,6 +2,7 @@
 
 mod doctor;
 mod explain;
+mod kubernetes;
 mod schema;
 mod trace;
 

@@ -79,6 +79,9 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     btf: Option<PathBuf>,
 
+    #[command(flatten)]
+    kubernetes: super::kubernetes::Args,
+
     /// Say nothing on standard error but errors
     #[arg(short, long, conflicts_with = "verbose")]
     quiet: bool,
@@ -114,6 +117,8 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         oom_score_adj: Some(args.oom_score_adj),
         ebpf_log: args.verbose > 1,
         btf: args.btf,
+        node_name: args.kubernetes.node_name(),
+        kubernetes: args.kubernetes.options(args.heartbeat),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

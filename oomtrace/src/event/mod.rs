@@ -35,6 +35,8 @@ pub enum Event {
     OomMark(Box<OomKill>),
     /// What became of a victim.
     OomOutcome(Box<OomOutcome>),
+    /// Facts about the pods of a kill that came after its record had gone out.
+    Enrichment(Box<LateEnrichment>),
     /// Records were lost; how many is exact.
     Loss(Box<Loss>),
     /// The tracer itself: start, heartbeat, stop.
@@ -47,6 +49,7 @@ impl Event {
         match self {
             Self::OomKill(event) | Self::OomMark(event) => &mut event.head,
             Self::OomOutcome(event) => &mut event.head,
+            Self::Enrichment(event) => &mut event.head,
             Self::Loss(event) => &mut event.head,
             Self::Status(event) => &mut event.head,
         }
@@ -58,7 +61,8 @@ impl Event {
 pub struct Head {
     /// Name and version of the schema: `oomtrace.event/v1`.
     pub schema: String,
-    /// Names this record; the same kill has the same id wherever and however often it arrives.
+    /// Names this record; the same kill has the same id wherever and however often it arrives. An
+    /// `enrichment` has that of its kill.
     pub event_id: String,
     /// Names this run of the tracer.
     pub run_id: String,
@@ -446,6 +450,8 @@ pub struct Cgroup {
     pub id: Option<String>,
     /// 1 or 2.
     pub version: Option<u8>,
+    /// The runtime whose conmon lives in it: a monitor beside a container, and no container.
+    pub conmon: Option<String>,
 }
 
 /// A container.
@@ -455,6 +461,8 @@ pub struct Container {
     pub id: String,
     /// Its name in the pod.
     pub name: Option<String>,
+    /// What it is for.
+    pub role: Option<ContainerRole>,
     /// What runs it: `containerd`, `cri-o`, `docker`, `podman`.
     pub runtime: Option<String>,
     /// Its image.
@@ -467,6 +475,22 @@ pub struct Container {
     pub memory_usage_bytes: Option<u64>,
     /// How often it was restarted.
     pub restart_count: Option<u32>,
+}
+
+/// What a container is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerRole {
+    /// One of the pod's containers.
+    Main,
+    /// Runs to its end before the others start.
+    Init,
+    /// An init container that keeps running beside the others (`restartPolicy: Always`).
+    Sidecar,
+    /// Added to the running pod, as by `kubectl debug`.
+    Ephemeral,
+    /// The pause container, which holds the pod's namespaces.
+    Pause,
 }
 
 /// A Kubernetes pod.
@@ -490,6 +514,13 @@ pub struct Pod {
     pub owner: Option<Owner>,
     /// Its labels, those allowed.
     pub labels: std::collections::BTreeMap<String, String>,
+    /// Whether the kubelet made it of a file: the API server knows only an image of it. The kubelet
+    /// counts it as critical.
+    pub is_static: Option<bool>,
+    /// The memory request of the pod as a whole; null also where only containers have some.
+    pub memory_request_bytes: Option<u64>,
+    /// The memory limit of the pod as a whole; null also where only containers have some.
+    pub memory_limit_bytes: Option<u64>,
 }
 
 /// Where a pod's QoS class is known from.
@@ -564,7 +595,7 @@ pub struct Candidate {
 }
 
 /// Where facts beyond the kernel's came from.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Enrichment {
     /// Whether all that was to be known was at hand.
     pub complete: bool,
@@ -574,6 +605,31 @@ pub struct Enrichment {
     pub age_ms: Option<u64>,
     /// What failed.
     pub errors: Vec<String>,
+}
+
+/// What was learnt of the pods of a kill within ten seconds after its record had gone out.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LateEnrichment {
+    /// What every record begins with; its `event_id` is the kill's.
+    #[serde(flatten)]
+    pub head: Head,
+    /// Names the decision.
+    pub oom_id: String,
+    /// The victim's container and pod.
+    pub victim: Whose,
+    /// Those of the task that asked for memory.
+    pub trigger: Whose,
+    /// Where the facts came from.
+    pub enrichment: Enrichment,
+}
+
+/// Whose process it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Whose {
+    /// Its container.
+    pub container: Option<Container>,
+    /// Its pod.
+    pub pod: Option<Pod>,
 }
 
 /// What became of a victim.
@@ -682,6 +738,8 @@ pub struct Status {
     pub totals: Totals,
     /// The kernel's count beside ours.
     pub reconciliation: Option<Reconciliation>,
+    /// What pods are known from; null where nothing was asked for or found.
+    pub kubernetes: Option<Kubernetes>,
     /// Resident memory of the tracer.
     pub resident_bytes: Option<u64>,
     /// Why it stops.
@@ -711,6 +769,46 @@ pub struct Hook {
     pub adds: String,
     /// Why it is not in use.
     pub reason: Option<String>,
+}
+
+/// What pods are known from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Kubernetes {
+    /// The sources in use.
+    pub sources: Vec<PodSource>,
+    /// Pods known, deleted ones included.
+    pub pods: u64,
+    /// Containers known, removed ones included.
+    pub containers: u64,
+    /// Pods and containers that were not taken in, because as many as are kept were running.
+    pub refused: u64,
+}
+
+/// A source of facts about pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PodSource {
+    /// `api`, `kubelet`, `cri`, `bundle`, `pod_logs`.
+    pub name: String,
+    /// Where it is.
+    pub address: String,
+    /// Whether it answers.
+    pub state: PodSourceState,
+    /// How long ago it last answered.
+    pub age_ms: Option<u64>,
+    /// What failed last.
+    pub error: Option<String>,
+}
+
+/// Whether a source answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PodSourceState {
+    /// It has not answered yet.
+    Starting,
+    /// It told all it knows, and tells what changes.
+    Live,
+    /// It does not answer; what it told before is kept.
+    Failed,
 }
 
 /// What bounds the tracer.
@@ -743,6 +841,9 @@ pub struct Totals {
     pub unfollowed: u64,
     /// Records lost.
     pub lost: u64,
+    /// Kills in a pod whose name was not known when the record went out.
+    #[serde(default)]
+    pub unresolved: u64,
     /// Kernel OOM reports read from the log.
     pub kernel_reports: u64,
 }

@@ -8,8 +8,8 @@ use std::fmt::{self, Display, Write};
 use anstyle::{AnsiColor, Style};
 
 use crate::event::{
-    Candidates, Constraint, Container, Event, Loss, LossPlace, Memcg, Oom, OomKill, OomOutcome,
-    Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory, VictimState,
+    Candidates, Constraint, Container, Event, LateEnrichment, Loss, LossPlace, Memcg, Oom, OomKill,
+    OomOutcome, Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory, VictimState,
 };
 use crate::explain::{amount, brief};
 
@@ -25,6 +25,7 @@ pub fn pretty(event: &Event, color: bool, out: &mut Vec<u8>) {
         Event::OomKill(kill) => page.kill(kill),
         Event::OomMark(mark) => page.mark(mark),
         Event::OomOutcome(outcome) => page.outcome(outcome),
+        Event::Enrichment(late) => page.late(late),
         Event::Loss(loss) => page.loss(loss),
         Event::Status(status) => page.status(status),
     };
@@ -219,6 +220,23 @@ impl Paint {
             self.on(DIM, clock(&head.time)),
             comm(victim.comm.as_deref()),
             pid(Some(victim.pid), None),
+        )
+    }
+
+    fn late(self, event: &LateEnrichment) -> String {
+        let Some(pod) = &event.victim.pod else {
+            return String::new();
+        };
+        let whose = place(Some(pod), event.victim.container.as_ref());
+        let text = if pod.name.is_some() {
+            format!("the victim was in {whose}")
+        } else {
+            "the victim's pod is not known to any source".to_owned()
+        };
+        format!(
+            "{}  {}    {text}\n\n",
+            self.on(DIM, clock(&event.head.time)),
+            self.on(DIM, "pod"),
         )
     }
 

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use oomtrace_common::Level;
 
-use super::{Kill, Outcome, Scored};
+use super::{Directory, Kill, Known, Outcome, Scored};
 use crate::{
     cgroup::{self, Placement},
     event::{
-        After, Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container, Event,
-        Head, MarkPath, Memcg, MemcgStat, Node, NodeMemory, Oom, OomKill, OomOutcome,
-        OutcomeVictim, Pod, QosSource, SCHEMA, Scope, Source, SourceKind, Trigger, Victim,
+        After, Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container,
+        Enrichment, Event, Head, MarkPath, Memcg, MemcgStat, Node, NodeMemory, Oom, OomKill,
+        OomOutcome, OutcomeVictim, Pod, SCHEMA, Scope, Source, SourceKind, Trigger, Victim,
         VictimMemory, VictimState, ZoneMemory, event_id, gfp_flag_names, oom_id, rfc3339,
     },
     explain::{self, Case, Footprint, Ranked},
@@ -39,6 +39,8 @@ pub struct Assembler {
     pub page_size: u64,
     /// How many candidates an event lists.
     pub max_candidates: usize,
+    /// Who knows the names of pods.
+    pub directory: Option<Arc<dyn Directory>>,
 }
 
 impl Assembler {
@@ -125,8 +127,8 @@ impl Assembler {
         let oom = self.oom(kill, memory_bytes + swap_bytes, swap_bytes);
         let total_pages = oom.total_bytes.map(|bytes| bytes / self.page_size);
         let mut ranking = self.ranking(kill, total_pages);
-        let victim = self.victim(kill, &ranking, node_pages, clock);
-        let trigger = self.trigger(kill);
+        let (trigger, trigger_enrichment) = self.trigger(kill);
+        let (victim, victim_enrichment) = self.victim(kill, &ranking, node_pages, clock);
         if let Some(ranking) = &mut ranking {
             ranking.place(&victim, &trigger);
         }
@@ -148,7 +150,7 @@ impl Assembler {
             victim,
             candidates: ranking.map(|ranking| ranking.listed(self.max_candidates)),
             verdict: Some(verdict),
-            enrichment: None,
+            enrichment: Enrichment::of_both(victim_enrichment, trigger_enrichment),
         });
         if kill.victim.killed {
             Event::OomKill(event)
@@ -189,7 +191,7 @@ impl Assembler {
         };
         Oom {
             constraint,
-            scope: scope(constraint, memcg.as_ref()),
+            scope: self.scope(constraint, memcg.as_ref()),
             message: kill.message().map(text),
             gfp_mask: gfp_mask.map(|mask| format!("{mask:#x}")),
             gfp_flags: gfp_mask.map(|mask| {
@@ -380,10 +382,11 @@ impl Assembler {
         })
     }
 
-    fn trigger(&self, kill: &Kill) -> Trigger {
+    fn trigger(&self, kill: &Kill) -> (Trigger, Option<Enrichment>) {
         let task = &kill.victim.trigger;
-        let (cgroup, container, pod) = place(task.cgroup.as_ref());
-        Trigger {
+        let (cgroup, known) = self.place(task.cgroup.as_ref());
+        let (container, pod, enrichment) = whose(known);
+        let trigger = Trigger {
             pid: task.pid,
             tid: task.pid.map(|_| task.tid),
             comm: task.pid.map(|_| text(&task.comm)),
@@ -392,7 +395,8 @@ impl Assembler {
             cgroup,
             container,
             pod,
-        }
+        };
+        (trigger, enrichment)
     }
 
     fn victim(
@@ -401,7 +405,7 @@ impl Assembler {
         ranking: &Option<Ranking>,
         node_pages: u64,
         clock: Clock,
-    ) -> Victim {
+    ) -> (Victim, Option<Enrichment>) {
         let Task {
             pid,
             tid,
@@ -412,9 +416,11 @@ impl Assembler {
             comm,
             cgroup,
         } = &kill.victim.task;
-        let (cgroup, mut container, pod) = place(cgroup.as_ref());
+        let (cgroup, known) = self.place(cgroup.as_ref());
+        let (mut container, pod, enrichment) = whose(known);
         if let (Some(container), Some(level)) = (&mut container, container_level(kill)) {
             container.memory_usage_bytes = level.usage_pages.checked_mul(self.page_size);
+            // What the kernel held it to, whatever others say.
             container.memory_limit_bytes = self.limit_bytes(level.max_pages);
         }
         let memory = kill.victim.memory.as_ref();
@@ -431,7 +437,7 @@ impl Assembler {
                 .find(|item| item.pid == pid)?
                 .badness_pages
         });
-        Victim {
+        let victim = Victim {
             role: kill.role,
             pid: *pid,
             tid: Some(*tid),
@@ -458,7 +464,57 @@ impl Assembler {
             ),
             container,
             pod,
+        };
+        (victim, enrichment)
+    }
+
+    fn look_up(&self, path: &[u8], cut: bool) -> Known {
+        match &self.directory {
+            Some(directory) => directory.look_up(path, cut),
+            None => Known::from_path(path, cut),
         }
+    }
+
+    /// A cgroup as the schema has it, and whose it is.
+    fn place(&self, cgroup: Option<&CgroupRef>) -> (Option<Cgroup>, Option<Known>) {
+        let Some(CgroupRef { id, version, path }) = cgroup else {
+            return (None, None);
+        };
+        let known = path
+            .as_ref()
+            .map(|KernelPath { bytes, cut }| self.look_up(bytes, *cut));
+        let placement = known.as_ref().map(|known| &known.placement);
+        let cgroup = Cgroup {
+            path: path.as_ref().map(|path| text(&path.bytes)),
+            path_cut: path.as_ref().is_some_and(|path| path.cut),
+            level: placement.map(|placement| placement.level),
+            id: Some(id.to_string()),
+            version: Some(*version),
+            conmon: placement
+                .and_then(|placement| placement.conmon)
+                .map(|runtime| runtime.name().to_owned()),
+        };
+        (Some(cgroup), known)
+    }
+
+    fn scope(&self, constraint: Option<Constraint>, memcg: Option<&Memcg>) -> Option<Scope> {
+        Some(match constraint? {
+            Constraint::None => Scope::Node,
+            Constraint::Cpuset => Scope::Cpuset,
+            Constraint::MemoryPolicy => Scope::MemoryPolicy,
+            Constraint::Memcg => {
+                let memcg = memcg?;
+                let known = self.look_up(memcg.path.as_ref()?.as_bytes(), memcg.path_cut);
+                match known.placement.level {
+                    cgroup::Level::Container => Scope::Container,
+                    cgroup::Level::Pod => Scope::Pod,
+                    cgroup::Level::Qos => Scope::Qos,
+                    cgroup::Level::Kubepods => Scope::Kubepods,
+                    // A limit on the root of a hierarchy is no limit on the node.
+                    cgroup::Level::Slice | cgroup::Level::Node => Scope::Slice,
+                }
+            }
+        })
     }
 
     fn memory(&self, memory: &Memory) -> VictimMemory {
@@ -692,25 +748,6 @@ const fn constraint_of_name(name: &kernel_log::Constraint) -> Option<Constraint>
     })
 }
 
-fn scope(constraint: Option<Constraint>, memcg: Option<&Memcg>) -> Option<Scope> {
-    Some(match constraint? {
-        Constraint::None => Scope::Node,
-        Constraint::Cpuset => Scope::Cpuset,
-        Constraint::MemoryPolicy => Scope::MemoryPolicy,
-        Constraint::Memcg => {
-            let memcg = memcg?;
-            match resolve(memcg.path.as_ref()?.as_bytes(), memcg.path_cut).level {
-                cgroup::Level::Container => Scope::Container,
-                cgroup::Level::Pod => Scope::Pod,
-                cgroup::Level::Qos => Scope::Qos,
-                cgroup::Level::Kubepods => Scope::Kubepods,
-                // A limit on the root of a hierarchy is no limit on the node.
-                cgroup::Level::Slice | cgroup::Level::Node => Scope::Slice,
-            }
-        }
-    })
-}
-
 fn stat(report: &Report) -> MemcgStat {
     let stat = &report.memcg.stat;
     MemcgStat {
@@ -758,50 +795,10 @@ fn zone_memory(zone: &kernel_log::Zone, page_size: u64) -> ZoneMemory {
     }
 }
 
-/// A cgroup as the schema has it, and whose it is.
-fn place(cgroup: Option<&CgroupRef>) -> (Option<Cgroup>, Option<Container>, Option<Pod>) {
-    let Some(CgroupRef { id, version, path }) = cgroup else {
-        return (None, None, None);
-    };
-    let placement = path
-        .as_ref()
-        .map(|KernelPath { bytes, cut }| resolve(bytes, *cut));
-    let cgroup = Cgroup {
-        path: path.as_ref().map(|path| text(&path.bytes)),
-        path_cut: path.as_ref().is_some_and(|path| path.cut),
-        level: placement.as_ref().map(|placement| placement.level),
-        id: Some(id.to_string()),
-        version: Some(*version),
-    };
-    let Some(Placement {
-        qos_class,
-        pod,
-        container,
-        ..
-    }) = placement
-    else {
-        return (Some(cgroup), None, None);
-    };
-    let container = container.map(|container| Container {
-        id: container.id,
-        runtime: container.runtime.map(|runtime| runtime.name().to_owned()),
-        ..Container::default()
-    });
-    let pod = pod.map(|pod| Pod {
-        uid: pod.uid,
-        qos_class,
-        qos_source: qos_class.map(|_| QosSource::CgroupPath),
-        ..Pod::default()
-    });
-    (Some(cgroup), container, pod)
-}
-
-fn resolve(path: &[u8], cut: bool) -> Placement {
-    if cut {
-        cgroup::resolve_cut(path)
-    } else {
-        cgroup::resolve(path)
-    }
+fn whose(known: Option<Known>) -> (Option<Container>, Option<Pod>, Option<Enrichment>) {
+    known.map_or((None, None, None), |known| {
+        (known.container, known.pod, known.enrichment)
+    })
 }
 
 const fn footprint(memory: &Memory) -> Footprint {
@@ -824,7 +821,7 @@ fn container_level(kill: &Kill) -> Option<Level> {
     let mut ancestor = path.bytes.as_slice();
     let mut found = None;
     for level in &kill.victim.levels {
-        if resolve(ancestor, path.cut).level != cgroup::Level::Container {
+        if Placement::of(ancestor, path.cut).level != cgroup::Level::Container {
             return found;
         }
         found = Some(*level);
@@ -859,6 +856,7 @@ mod tests {
             run_id: String::new(),
             page_size: 4096,
             max_candidates: 0,
+            directory: None,
         }
     }
 

@@ -10,6 +10,7 @@
 //! [`LOG_PATIENCE_NS`].
 
 mod assemble;
+mod directory;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,10 @@ use std::{
 
 use oomtrace_common::LEVEL_OOM_GROUP;
 
-pub use self::assemble::Assembler;
+pub use self::{
+    assemble::Assembler,
+    directory::{Answered, Directory, Known, Question},
+};
 use crate::{
     event::Role,
     kernel_log::{KilledLine, LogPath, Output, Report},

@@ -177,6 +177,7 @@ fn assembler() -> Assembler {
         run_id: "run".to_owned(),
         page_size: 4096,
         max_candidates: 10,
+        directory: None,
     }
 }
 

@@ -28,9 +28,6 @@ impl Apt {
             "this takes apt and {KEYRING} (package debian-archive-keyring)"
         );
         let folder = folder.join(format!("{}-{architecture}", suites.join("-")));
-        let cache = folder.join("cache");
-        fs::create_dir_all(folder.join("lists/partial"))?;
-        fs::create_dir_all(cache.join("archives/partial"))?;
         let mirrors = Mirrors::of_this_machine()?;
         let sources: String = suites
             .iter()
@@ -41,6 +38,23 @@ impl Apt {
                 ))
             })
             .collect::<Result<_>>()?;
+        Self::over(&folder, architecture, &sources)
+    }
+
+    /// Reads the lists of a suite's source packages into `folder`.
+    pub fn of_sources(folder: &Path, suite: &str) -> Result<Self> {
+        let mirrors = Mirrors::of_this_machine()?;
+        let sources = format!(
+            "deb-src [signed-by={KEYRING} target=Sources] {} {suite} main\n",
+            mirrors.of(suite)?
+        );
+        Self::over(&folder.join(format!("{suite}-src")), "amd64", &sources)
+    }
+
+    fn over(folder: &Path, architecture: &str, sources: &str) -> Result<Self> {
+        let cache = folder.join("cache");
+        fs::create_dir_all(folder.join("lists/partial"))?;
+        fs::create_dir_all(cache.join("archives/partial"))?;
         let list = folder.join("sources.list");
         fs::write(&list, sources)?;
         let apt = Self {
@@ -67,6 +81,28 @@ impl Apt {
                 .args(["-qq", "update", "--error-on=any"]),
         )?;
         Ok(apt)
+    }
+
+    /// Downloads a source package and unpacks it, patched, as `folder`.
+    pub fn unpack_source(&self, package: &str, folder: &Path) -> Result<()> {
+        let above = folder.with_extension("download");
+        let _ = fs::remove_dir_all(&above);
+        fs::create_dir_all(&above)?;
+        sh::output(
+            self.command("apt-get")
+                .args(["-qq", "source", "--download-only", package])
+                .current_dir(&above),
+        )?;
+        let mut entries = fs::read_dir(&above)?.filter_map(|entry| Some(entry.ok()?.path()));
+        let dsc = entries
+            .find(|path| path.extension().is_some_and(|extension| extension == "dsc"))
+            .with_context(|| format!("apt-get source {package} left no .dsc"))?;
+        sh::output(
+            Command::new("dpkg-source")
+                .args(["--no-check", "-x"])
+                .args([&dsc, folder]),
+        )?;
+        Ok(fs::remove_dir_all(&above)?)
     }
 
     fn command(&self, program: &str) -> Command {

@@ -1,6 +1,6 @@
 //! `cargo xtask vm`: other kernels, booted under QEMU with a guest that plays the scenarios.
 
-mod apt;
+pub mod apt;
 mod document;
 mod guest;
 mod kernels;

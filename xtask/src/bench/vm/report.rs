@@ -126,7 +126,7 @@ impl fmt::Display for Report {
             }
             for pair in CANDIDATES.windows(2) {
                 let [fewer, more] = [pair[0], pair[1]];
-                let slope = |tool| self.slope(tool, reported, fewer, more);
+                let slope = |tool: &str| self.slope(tool, reported, fewer, more);
                 let name = format!(
                     "each of them, from {} to {}",
                     thousands(fewer as f64),

@@ -1,0 +1,200 @@
+//! Whose container was it: names, owners, requests and limits for the pods and containers that
+//! cgroup paths name.
+//!
+//! Sources (the container runtime, the kubelet, the API server, files on disk) run on a thread of
+//! their own and feed a cache, so that a kill is answered at once from what is known by then. A
+//! kill that could not be answered in full is asked about once, and what is learnt within ten
+//! seconds follows as a record of its own.
+//!
+//! The cache and everything that reads what sources send are functions of values; sockets and
+//! files are in [`source`].
+
+mod ask;
+pub mod cache;
+pub mod facts;
+pub mod pod;
+pub mod quantity;
+pub mod source;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::{Notify, mpsc};
+
+use cache::Cache;
+use facts::Source;
+
+use crate::{
+    event::{self, PodSourceState, boottime_ns},
+    incident::{Answered, Directory, Known, Question},
+    process,
+};
+
+/// Kills that are asked about at the same time.
+const MOST_QUESTIONS: usize = 64;
+
+/// Which sources to use.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Look for sources where they usually are.
+    pub find: bool,
+    /// The container runtime's socket.
+    pub cri: Option<PathBuf>,
+    /// The kubelet, as `https://HOST:10250`.
+    pub kubelet: Option<String>,
+    /// How to reach the API server, where that is not told by the pod this runs in.
+    pub kubeconfig: Option<PathBuf>,
+    /// This node's name in the API.
+    pub node_name: Option<String>,
+    /// The labels that are kept.
+    pub labels: Vec<String>,
+    /// How often a source is asked that does not tell of changes by itself.
+    pub period: Duration,
+}
+
+/// What is known of pods and containers, shared between the tracer and the sources.
+#[derive(Debug, Default)]
+pub struct Pods {
+    cache: Mutex<Cache>,
+    /// The cache has changed.
+    changed: Notify,
+    /// A pod is there that the kubelet has not told of yet.
+    new_pod: Notify,
+}
+
+impl Pods {
+    /// The cache. Held for moments only, and never while anything is waited for.
+    pub fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Cache, u64) -> bool) {
+        let new = change(&mut self.cache(), boottime_ns());
+        self.changed.notify_waiters();
+        if new {
+            self.new_pod.notify_one();
+        }
+    }
+
+    /// A source has been found.
+    fn found(&self, source: Source, address: String) {
+        let health = cache::Health {
+            address,
+            state: PodSourceState::Starting,
+            answered_ns: None,
+            error: None,
+        };
+        self.cache().set_health(source, health);
+    }
+
+    /// A source has answered.
+    fn answered(&self, source: Source) {
+        if let Some(health) = self.cache().health_mut(source) {
+            health.answered_ns = Some(boottime_ns());
+        }
+    }
+
+    /// A source has told all it knows.
+    fn live(&self, source: Source) {
+        if let Some(health) = self.cache().health_mut(source) {
+            if health.state != PodSourceState::Live {
+                tracing::info!("pods: {} at {}", source.name(), health.address);
+            }
+            health.state = PodSourceState::Live;
+            health.answered_ns = Some(boottime_ns());
+            health.error = None;
+        }
+    }
+
+    /// A source does not answer.
+    fn failed(&self, source: Source, error: &str) {
+        if let Some(health) = self.cache().health_mut(source) {
+            // Said once, not at every attempt.
+            if health.error.as_deref() != Some(error) {
+                tracing::warn!("pods: {} at {}: {error}", source.name(), health.address);
+            }
+            health.state = PodSourceState::Failed;
+            health.error = Some(error.to_owned());
+        }
+    }
+
+    /// The sources and how they are doing.
+    pub fn status(&self) -> event::Kubernetes {
+        self.cache().status(boottime_ns())
+    }
+}
+
+impl Directory for Pods {
+    fn look_up(&self, path: &[u8], cut: bool) -> Known {
+        let known = self.cache().answer(path, cut, boottime_ns());
+        known.unwrap_or_else(|| Known::from_path(path, cut))
+    }
+}
+
+/// The sources at work.
+#[derive(Debug)]
+pub struct Kubernetes {
+    /// What they have found out.
+    pub pods: Arc<Pods>,
+    questions: mpsc::Sender<Question>,
+    answers: mpsc::Receiver<Answered>,
+}
+
+impl Kubernetes {
+    /// Looks for sources and starts them, on a thread of their own. `None` where there are none.
+    ///
+    /// # Errors
+    /// When the thread cannot be started.
+    pub fn start(options: Options) -> io::Result<Option<Self>> {
+        let pods = Arc::<Pods>::default();
+        let plan = source::Plan::of(options, &pods);
+        // One that cannot be used is told of, too.
+        if pods.status().sources.is_empty() {
+            return Ok(None);
+        }
+        let (questions, to_answer) = mpsc::channel(MOST_QUESTIONS);
+        let (answered, answers) = mpsc::channel(MOST_QUESTIONS);
+        let shared = Arc::clone(&pods);
+        std::thread::Builder::new()
+            .name("oomtrace-pods".to_owned())
+            .stack_size(512 << 10)
+            .spawn(move || {
+                process::run_normally();
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build();
+                match runtime {
+                    Ok(runtime) => runtime.block_on(plan.run(shared, to_answer, answered)),
+                    Err(error) => tracing::error!(%error, "no event loop for the sources of pods"),
+                }
+            })?;
+        Ok(Some(Self {
+            pods,
+            questions,
+            answers,
+        }))
+    }
+
+    /// Asks about a kill; never waits. What is learnt comes from [`next`](Self::next). Returns
+    /// whether it will be.
+    pub fn ask(&self, question: Question) -> bool {
+        self.questions.try_send(question).is_ok()
+    }
+
+    /// The next answer; pends for ever when the sources have ended.
+    pub async fn next(&mut self) -> Answered {
+        match self.answers.recv().await {
+            Some(answered) => answered,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// An answer that is there.
+    pub fn try_next(&mut self) -> Option<Answered> {
+        self.answers.try_recv().ok()
+    }
+}

@@ -1,0 +1,342 @@
+//! A kube-apiserver with its etcd, on loopback, and what is in it. No scheduler and no controllers:
+//! pods are bound by hand.
+
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{Server, run, wait_until};
+
+/// Where `cargo xtask k8s` leaves what it builds.
+fn built() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    target.join("k8s/bin/kube-apiserver")
+}
+
+const ADMIN: &str = "admin-token";
+/// The token that may do what oomtrace needs, and nothing else.
+pub const TOKEN: &str = "oomtrace-token";
+/// A token that is somebody's who may do nothing.
+pub const NOBODYS_TOKEN: &str = "nobodys-token";
+
+/// A cluster.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    etcd: Server,
+    api: Option<Server>,
+    etcd_port: u16,
+    /// Where the API server listens.
+    pub port: u16,
+}
+
+/// What is missing to run one, if anything.
+pub fn missing() -> Option<String> {
+    let built = built();
+    [built.as_path(), Path::new("/usr/bin/etcd")]
+        .into_iter()
+        .find(|file| !file.exists())
+        .map(|file| {
+            format!(
+                "{} is not there; `cargo xtask k8s` makes it",
+                file.display()
+            )
+        })
+}
+
+impl Cluster {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::Builder::new()
+            .prefix("oomtrace-api")
+            .tempdir_in("/tmp")?;
+        let at = folder.path();
+        certificates(at)?;
+        fs::write(
+            at.join("tokens.csv"),
+            format!(
+                "{ADMIN},admin,1,\"system:masters\"\n{TOKEN},oomtrace,2\n{NOBODYS_TOKEN},nobody,3\n"
+            ),
+        )?;
+        let [etcd_port, peer_port, port] = free_ports()?;
+        let mut etcd = Command::new("/usr/bin/etcd");
+        etcd.arg("--data-dir").arg(at.join("etcd"));
+        for (flag, port) in [
+            ("--listen-client-urls", etcd_port),
+            ("--advertise-client-urls", etcd_port),
+            ("--listen-peer-urls", peer_port),
+        ] {
+            etcd.args([flag, &format!("http://127.0.0.1:{port}")]);
+        }
+        let mut cluster = Self {
+            etcd: Server::start(etcd, at.join("etcd.log"))?,
+            api: None,
+            folder,
+            etcd_port,
+            port,
+        };
+        cluster.start_api()?;
+        cluster.rights()?;
+        Ok(cluster)
+    }
+
+    /// Starts the API server, and waits until it answers.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn start_api(&mut self) -> Result<()> {
+        let at = self.folder.path();
+        let mut api = Command::new(built());
+        for (flag, value) in [
+            (
+                "etcd-servers",
+                format!("http://127.0.0.1:{}", self.etcd_port),
+            ),
+            ("bind-address", "127.0.0.1".to_owned()),
+            ("secure-port", self.port.to_string()),
+            ("authorization-mode", "RBAC".to_owned()),
+            ("disable-admission-plugins", "ServiceAccount".to_owned()),
+            ("service-cluster-ip-range", "10.0.0.0/24".to_owned()),
+            (
+                "service-account-issuer",
+                "https://kubernetes.default.svc".to_owned(),
+            ),
+        ] {
+            api.arg(format!("--{flag}={value}"));
+        }
+        for (flag, file) in [
+            ("tls-cert-file", "server.crt"),
+            ("tls-private-key-file", "server.key"),
+            ("service-account-key-file", "server.key"),
+            ("service-account-signing-key-file", "server.key"),
+            ("token-auth-file", "tokens.csv"),
+            ("cert-dir", "certs"),
+        ] {
+            api.arg(format!("--{flag}={}", at.join(file).display()));
+        }
+        self.api = Some(Server::start(api, at.join("api.log"))?);
+        wait_until("the API server is ready", || {
+            self.etcd.lives()?;
+            if let Some(api) = &mut self.api {
+                api.lives()?;
+            }
+            Ok(self.curl("GET", "/readyz", None)? == "ok")
+        })
+    }
+
+    /// Ends the API server.
+    pub fn stop_api(&mut self) {
+        self.api = None;
+    }
+
+    /// Stops the API server where it is, or lets it go on: its connections stay open.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        use rustix::process::Signal;
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
+        self.api.as_ref().context("no API server")?.signal(signal)
+    }
+
+    /// Writes a kubeconfig that takes its token from a file, and returns both.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig(&self, token: &str, ca: &str) -> Result<(PathBuf, PathBuf)> {
+        let at = self.folder.path();
+        let (config, file) = (
+            at.join(format!("{ca}.kubeconfig")),
+            at.join(format!("{ca}.token")),
+        );
+        fs::write(&file, token)?;
+        fs::write(
+            &config,
+            json!({
+                "apiVersion": "v1", "kind": "Config", "current-context": "lab",
+                "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "oomtrace"}}],
+                "clusters": [{"name": "lab", "cluster": {
+                    "server": format!("https://127.0.0.1:{}", self.port),
+                    "certificate-authority": format!("{ca}.crt"),
+                }}],
+                "users": [{"name": "oomtrace", "user": {"tokenFile": file}}],
+            })
+            .to_string(),
+        )?;
+        Ok((config, file))
+    }
+
+    /// Makes an object, and returns it.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn create(&self, path: &str, object: &Value) -> Result<Value> {
+        Ok(serde_json::from_str(&self.curl(
+            "POST",
+            path,
+            Some(object),
+        )?)?)
+    }
+
+    /// Merges a change into an object.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn patch(&self, path: &str, change: &Value) -> Result<()> {
+        self.curl("PATCH", path, Some(change)).map(drop)
+    }
+
+    /// Deletes an object at once.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn delete(&self, path: &str) -> Result<()> {
+        let now = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
+        self.curl("DELETE", path, Some(&now)).map(drop)
+    }
+
+    fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
+        let mut command = Command::new("curl");
+        command
+            .args([
+                "--silent",
+                "--show-error",
+                "--fail-with-body",
+                "--max-time",
+                "20",
+            ])
+            .args(["--noproxy", "*", "--request", method])
+            .arg("--cacert")
+            .arg(self.folder.path().join("ca.crt"))
+            .args(["--header", &format!("Authorization: Bearer {ADMIN}")]);
+        if let Some(body) = body {
+            let kind = if method == "PATCH" {
+                "merge-patch+json"
+            } else {
+                "json"
+            };
+            command
+                .args(["--header", &format!("Content-Type: application/{kind}")])
+                .args(["--data", &body.to_string()]);
+        }
+        run(command.arg(format!("https://127.0.0.1:{}{path}", self.port)))
+    }
+
+    /// What docs/kubernetes.md says that oomtrace needs, and nothing else.
+    fn rights(&self) -> Result<()> {
+        let group = "/apis/rbac.authorization.k8s.io/v1";
+        let kind = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind});
+        let mut role = kind("ClusterRole");
+        role["metadata"] = json!({"name": "oomtrace"});
+        role["rules"] = json!([
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+            {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
+        ]);
+        self.create(&format!("{group}/clusterroles"), &role)?;
+        let mut binding = kind("ClusterRoleBinding");
+        binding["metadata"] = json!({"name": "oomtrace"});
+        binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "oomtrace"});
+        binding["subjects"] =
+            json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "oomtrace"}]);
+        self.create(&format!("{group}/clusterrolebindings"), &binding)?;
+        Ok(())
+    }
+}
+
+/// A pod of a ReplicaSet of a Deployment. Returns its uid.
+///
+/// # Errors
+/// When the server refuses.
+pub fn deployed_pod(cluster: &Cluster, node: &str, name: &str) -> Result<String> {
+    let sets = "/apis/apps/v1/namespaces/default/replicasets";
+    let labels = json!({"app": name, "pod-template-hash": "7d4b9c", "secret": "x"});
+    let spec = json!({
+        "nodeName": node,
+        "containers": [{
+            "name": "app", "image": "shop/app:1",
+            "resources": {"requests": {"memory": "16Mi"}, "limits": {"memory": "32Mi"}},
+        }],
+    });
+    // Not `<deployment>-<hash>`: only the ReplicaSet itself tells the Deployment.
+    let set = cluster.create(
+        sets,
+        &json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet",
+            "metadata": {
+                "name": format!("{name}-set"),
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "Deployment", "name": format!("{name}-deployment"),
+                    "uid": "00000000-0000-0000-0000-000000000001", "controller": true,
+                }],
+            },
+            "spec": {
+                "replicas": 0, "selector": {"matchLabels": {"app": name}},
+                "template": {"metadata": {"labels": labels}, "spec": {
+                    "containers": [{"name": "app", "image": "shop/app:1"}]}},
+            },
+        }),
+    )?;
+    let pod = cluster.create(
+        "/api/v1/namespaces/default/pods",
+        &json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {
+                "name": name, "labels": labels,
+                "ownerReferences": [{
+                    "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": format!("{name}-set"),
+                    "uid": set["metadata"]["uid"], "controller": true,
+                }],
+            },
+            "spec": spec,
+        }),
+    )?;
+    let uid = pod["metadata"]["uid"].as_str().context("the pod's uid")?;
+    Ok(uid.to_owned())
+}
+
+/// A signer, the server's certificate, and another signer who has signed nothing.
+fn certificates(at: &Path) -> Result<()> {
+    let openssl = |args: &str| {
+        run(Command::new("openssl")
+            .current_dir(at)
+            .args(args.split(' ')))
+    };
+    for name in ["ca", "other"] {
+        openssl(&format!(
+            "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN={name} -keyout {name}.key -out {name}.crt"
+        ))?;
+    }
+    openssl("req -newkey rsa:2048 -nodes -subj /CN=apiserver -keyout server.key -out server.csr")?;
+    fs::write(
+        at.join("san"),
+        "subjectAltName=IP:127.0.0.1,DNS:localhost\n",
+    )?;
+    openssl(
+        "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.crt",
+    )?;
+    Ok(())
+}
+
+fn free_ports() -> Result<[u16; 3]> {
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0"));
+    let mut ports = [0; 3];
+    for (port, listener) in ports.iter_mut().zip(&listeners) {
+        let listener = listener
+            .as_ref()
+            .map_err(|error| anyhow::anyhow!("{error}"))?;
+        *port = listener.local_addr()?.port();
+    }
+    ensure!(ports.iter().all(|port| *port != 0), "no free ports");
+    Ok(ports)
+}
