@@ -266,13 +266,34 @@ impl Stage {
         patience: Duration,
     ) -> Result<(Kill, Option<u64>)> {
         self.go.write_all(b".")?;
-        let told_ns = match running {
-            Some(running) => self.told(running, patience)?,
-            None => None,
+        let Some(running) = running else {
+            return Ok((self.killed()?, None));
         };
+        let mut told = self::told(running, patience)?;
+        let kill = self.killed()?;
+        // One that was let off while the tool was warming up may be told late.
+        while let Some((_, event)) = &told
+            && event["victim"]["pid"]
+                .as_u64()
+                .is_some_and(|pid| pid != kill.victim.into())
+        {
+            println!("late: {event}");
+            told = self::told(running, patience)?;
+        }
+        if let Some((_, event)) = &told {
+            let total = &event["candidates"]["total"];
+            ensure!(
+                total.is_null() || *total == self.candidates,
+                "{} candidates: {event}",
+                self.candidates
+            );
+        }
+        Ok((kill, told.map(|(read_ns, _)| read_ns)))
+    }
+
+    fn killed(&mut self) -> Result<Kill> {
         let line = self.line()?;
-        let kill = Kill::parse(&line).with_context(|| format!("the stage broke down: {line}"))?;
-        Ok((kill, told_ns))
+        Kill::parse(&line).with_context(|| format!("the stage broke down: {line}"))
     }
 
     /// Kills until the tool tells of one: some say that they are ready before they are.
@@ -288,24 +309,15 @@ impl Stage {
         }
         bail!("no kill was told: {}", running.complaints())
     }
+}
 
-    /// When the tool's line could be read.
-    fn told(&self, running: &mut Running<'_>, patience: Duration) -> Result<Option<u64>> {
-        while let Some(line) = running.next(patience)? {
-            let Said::Kill { .. } = running.tool.says(&line) else {
-                continue;
-            };
-            if running.tool.kind == Kind::Oomtrace {
-                let event: Value = serde_json::from_slice(&line.text)?;
-                let total = &event["candidates"]["total"];
-                ensure!(
-                    total.is_null() || *total == self.candidates,
-                    "{total} candidates, not {}",
-                    self.candidates
-                );
-            }
-            return Ok(Some(line.read_ns));
+/// When the tool's line of a kill could be read, and the event, if it is one.
+fn told(running: &mut Running<'_>, patience: Duration) -> Result<Option<(u64, Value)>> {
+    while let Some(line) = running.next(patience)? {
+        if let Said::Kill { .. } = running.tool.says(&line) {
+            let event = serde_json::from_slice(&line.text).unwrap_or_default();
+            return Ok(Some((line.read_ns, event)));
         }
-        Ok(None)
     }
+    Ok(None)
 }

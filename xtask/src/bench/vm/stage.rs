@@ -29,13 +29,15 @@ use crate::bench::tool::boottime_ns;
 /// Memory that a victim holds, and the most the trigger asks for.
 const VICTIM_PAGES: usize = 256;
 /// Candidates have more or less of this memory mapped, which they share.
-const SHARED_PAGES: usize = 512;
+const SHARED_PAGES: usize = 128;
 /// The limit is so far above what is used when a kill begins.
 const ROOM_PAGES: u64 = 16;
 
 /// How a kill went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kill {
+    /// Who was killed.
+    pub victim: u32,
     /// Processor time of the page fault that invoked the OOM killer.
     pub fault_ns: u64,
     /// When the kernel said that the victim was killed, on `CLOCK_BOOTTIME`.
@@ -49,6 +51,7 @@ impl Kill {
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         Some(Self {
+            victim: words.next()?.parse().ok()?,
             fault_ns: words.next()?.parse().ok()?,
             killed_ns: words.next()?.parse().ok()?,
             reported: words.next()?.parse().ok()?,
@@ -106,11 +109,12 @@ fn play(candidates: usize) -> Result<()> {
     println!("ready");
     while std::io::stdin().read(&mut [0]).context("waiting")? == 1 {
         let Kill {
+            victim,
             fault_ns,
             killed_ns,
             reported,
         } = trigger.kill()?;
-        println!("{fault_ns} {killed_ns} {reported}");
+        println!("{victim} {fault_ns} {killed_ns} {reported}");
     }
     Ok(())
 }
@@ -151,6 +155,7 @@ impl Trigger {
             self.limit.write_all_at(b"max", 0)?;
             let (killed_ns, reported) = self.log.find(victim)?;
             return Ok(Kill {
+                victim: victim.as_raw_nonzero().get().cast_unsigned(),
                 fault_ns,
                 killed_ns,
                 reported,
@@ -332,11 +337,12 @@ mod tests {
     #[test]
     fn line() {
         let kill = Kill {
+            victim: 3,
             fault_ns: 1,
             killed_ns: 2,
             reported: true,
         };
-        assert_eq!(Kill::parse("1 2 true\n"), Some(kill));
-        assert_eq!(Kill::parse("1 2"), None);
+        assert_eq!(Kill::parse("3 1 2 true\n"), Some(kill));
+        assert_eq!(Kill::parse("3 1 2"), None);
     }
 }
