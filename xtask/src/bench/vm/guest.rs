@@ -232,7 +232,9 @@ impl Stage {
         tool: &str,
         mut running: Option<&mut Running<'_>>,
     ) -> Result<()> {
-        if part == Part::Path {
+        // One of 10,000 lines takes an emulated processor long to print, and everybody to read.
+        let with_reports = part == Part::Path && self.candidates < 10_000;
+        if with_reports {
             thread::sleep(REPORTS);
         }
         let (mut reported, mut faults, mut lines) = (Vec::new(), Vec::new(), Vec::new());
@@ -250,8 +252,14 @@ impl Stage {
         }
         match part {
             Part::Path => {
-                ensure!(!reported.is_empty(), "no kill had a report");
-                result(tool, &fault(self.candidates, true), reported);
+                ensure!(
+                    reported.is_empty() != with_reports,
+                    "{} reports",
+                    reported.len()
+                );
+                if with_reports {
+                    result(tool, &fault(self.candidates, true), reported);
+                }
                 result(tool, &fault(self.candidates, false), faults);
             }
             Part::Line => result(tool, "line", lines),
@@ -275,7 +283,7 @@ impl Stage {
         while let Some((_, event)) = &told
             && event["victim"]["pid"]
                 .as_u64()
-                .is_some_and(|pid| pid != kill.victim.into())
+                .is_some_and(|pid| pid != u64::from(kill.victim))
         {
             println!("late: {event}");
             told = self::told(running, patience)?;
