@@ -7,14 +7,14 @@
 
 use std::{hint::black_box, sync::Arc};
 
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use oomtrace::{
     btf, cgroup,
     event::{Clock, Event},
     format::{Format, json},
     host,
-    incident::{Assembler, Incident, Joiner, Sources},
-    kernel_log::{self, KmsgRecord, Parser},
+    incident::{Assembler, Importer, Incident, Joiner, Sources},
+    kernel_log::{self, Dates, KmsgRecord, LogReader, Parser},
     probe::decode::{self, Record},
 };
 use oomtrace_common::{
@@ -217,6 +217,48 @@ fn cgroups(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Logs in memory: one without a report, as nearly all of a log is, and one of nothing else.
+fn logs(criterion: &mut Criterion) {
+    let plain: Vec<u8> = (0..200_000)
+        .flat_map(|n| {
+            let (minute, worker) = (n / 60 % 60, n % 97);
+            let line = format!(
+                "Nov 21 16:{minute:02}:{:02} node-7 app[{n}]: request {n} handled by worker {worker}, status 200\n",
+                n % 60
+            );
+            line.into_bytes()
+        })
+        .collect();
+    let dense = REPORT.repeat(1_000);
+    let mut group = criterion.benchmark_group("import");
+    group.sample_size(20);
+    for (name, log) in [("no reports", plain), ("reports only", dense)] {
+        group.throughput(Throughput::Bytes(log.len() as u64));
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                let mut importer = Importer::new(None, String::new(), 10);
+                let mut out = Vec::new();
+                let mut kills = 0;
+                LogReader::new(Dates::default())
+                    .read(black_box(&log[..]), |_| (), &mut |found| {
+                        importer.take(
+                            found,
+                            &mut |event| {
+                                kills += 1;
+                                out.clear();
+                                json(&event, &mut out);
+                            },
+                            &mut |_, _| (),
+                        );
+                    })
+                    .unwrap();
+                kills
+            });
+        });
+    }
+    group.finish();
+}
+
 /// The kernel's own BTF; nothing where it has none.
 fn layouts(criterion: &mut Criterion) {
     let Ok(bytes) = btf::load(btf::VMLINUX.as_ref()) else {
@@ -237,5 +279,5 @@ fn layouts(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, core, cgroups, layouts);
+criterion_group!(benches, core, cgroups, logs, layouts);
 criterion_main!(benches);

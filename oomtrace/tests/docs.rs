@@ -88,6 +88,25 @@ fn every_field_is_explained() {
     );
 }
 
+/// Every option of `import` is in docs/postmortem.md.
+#[test]
+fn every_option_of_import_is_explained() {
+    let text = doc("postmortem.md");
+    let help = oomtrace(&["import", "--help"]);
+    let options = help
+        .lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("--")))
+        .filter(|word| !["--help", "--version"].contains(word));
+    let options: BTreeSet<_> = options.collect();
+    assert!(options.len() > 8, "{options:?}");
+    for option in options {
+        assert!(
+            text.contains(option),
+            "docs/postmortem.md does not explain {option}"
+        );
+    }
+}
+
 /// Every option of `trace` is in docs/usage.md, and every verb in the README or the manual works.
 #[test]
 fn every_option_is_explained() {
@@ -108,7 +127,15 @@ fn every_option_is_explained() {
             "docs/usage.md does not explain {option}"
         );
     }
-    for verb in ["trace", "explain", "doctor", "schema", "completions", "man"] {
+    for verb in [
+        "trace",
+        "explain",
+        "import",
+        "doctor",
+        "schema",
+        "completions",
+        "man",
+    ] {
         assert!(usage.contains(&format!("`oomtrace {verb}")), "{verb}");
         oomtrace(&[verb, "--help"]);
     }

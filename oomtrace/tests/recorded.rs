@@ -81,7 +81,7 @@ fn log_and_events_agree() {
             let adj = line.oom_score_adj.map(i32::from);
             assert_eq!(victim.oom_score_adj, adj, "{name}: oom_score_adj");
             let memory = victim.memory.as_ref().unwrap();
-            let kib = |bytes: u64| Some(bytes / 1024 * 1024);
+            let kib = |bytes: Option<u64>| bytes.map(|bytes| bytes / 1024 * 1024);
             assert_eq!(kib(memory.total_vm_bytes), line.total_vm_bytes, "{name}");
             assert_eq!(kib(memory.pgtables_bytes), line.pgtables_bytes, "{name}");
         }

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod explain;
+mod import;
 mod kubernetes;
 mod schema;
 mod trace;
@@ -36,6 +37,8 @@ enum Verb {
     Trace(trace::Args),
     /// Turn events into pages for people: what happened, why this one, what would have spared it
     Explain(explain::Args),
+    /// Turn kernel logs into the same records: dmesg, journal, syslog, archives
+    Import(import::Args),
     /// Tell what works on this machine, and why the rest does not
     Doctor(doctor::Args),
     /// Print the JSON Schema of the records
@@ -69,6 +72,7 @@ fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Trace(args) => trace::run(args),
         Verb::Explain(args) => explain::run(&args),
+        Verb::Import(args) => import::run(args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Schema => schema::run(),
         Verb::Completions { shell } => {

@@ -161,7 +161,7 @@ fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|_| "a time cannot be negative".to_owned())
 }
 
-fn candidates(text: &str) -> Result<usize, String> {
+pub(super) fn candidates(text: &str) -> Result<usize, String> {
     if text == "all" {
         return Ok(usize::MAX);
     }

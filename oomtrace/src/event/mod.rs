@@ -68,11 +68,12 @@ pub struct Head {
     pub run_id: String,
     /// Counts the records of this run from 0, without gaps.
     pub seq: u64,
-    /// When it happened, RFC 3339, UTC, nanoseconds.
-    pub time: String,
+    /// When it happened, RFC 3339, UTC, nanoseconds. Null only for an imported log without dates.
+    pub time: Option<String>,
     /// The same, in nanoseconds since the Unix epoch.
-    pub time_unix_ns: String,
-    /// The same, on the kernel's `CLOCK_BOOTTIME`, in nanoseconds since boot.
+    pub time_unix_ns: Option<String>,
+    /// The same, on the kernel's `CLOCK_BOOTTIME`, in nanoseconds since boot. Of an imported log, on
+    /// the log's own clock, which stops while the machine sleeps.
     pub boottime_ns: Option<String>,
     /// The machine.
     pub node: Arc<Node>,
@@ -424,17 +425,17 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VictimMemory {
     /// Mapped address space.
-    pub total_vm_bytes: u64,
+    pub total_vm_bytes: Option<u64>,
     /// Resident anonymous memory.
-    pub anon_rss_bytes: u64,
+    pub anon_rss_bytes: Option<u64>,
     /// Resident file pages.
-    pub file_rss_bytes: u64,
+    pub file_rss_bytes: Option<u64>,
     /// Resident shared memory.
-    pub shmem_rss_bytes: u64,
+    pub shmem_rss_bytes: Option<u64>,
     /// Memory in swap.
-    pub swap_bytes: u64,
+    pub swap_bytes: Option<u64>,
     /// Page tables.
-    pub pgtables_bytes: u64,
+    pub pgtables_bytes: Option<u64>,
 }
 
 /// A memory cgroup.

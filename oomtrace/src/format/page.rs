@@ -87,8 +87,9 @@ impl Page {
             count => format!("OOM kill of {count} processes"),
         };
         let head = &event.head;
-        let date = head.time.get(..10).unwrap_or_default();
-        let when = format!("{date} {} UTC", clock(&head.time));
+        let clock = clock(head);
+        let date = head.time.as_ref().and_then(|time| time.get(..10));
+        let when = date.map_or_else(|| clock.clone(), |date| format!("{date} {clock} UTC"));
         let node = &head.node;
         let name = node.k8s_node_name.as_ref().or(node.hostname.as_ref());
         let mut line = format!("{what} ── {when}");

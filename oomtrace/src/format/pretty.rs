@@ -8,8 +8,9 @@ use std::fmt::{self, Display, Write};
 use anstyle::{AnsiColor, Style};
 
 use crate::event::{
-    Candidates, Constraint, Container, Event, LateEnrichment, Loss, LossPlace, Memcg, Oom, OomKill,
-    OomOutcome, Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory, VictimState,
+    Candidates, Constraint, Container, Event, Head, LateEnrichment, Loss, LossPlace, Memcg, Oom,
+    OomKill, OomOutcome, Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory,
+    VictimState,
 };
 use crate::explain::{amount, brief};
 
@@ -68,7 +69,7 @@ impl Paint {
         } = event;
         let mut text = format!(
             "{}  {}  {} {}  {}\n",
-            self.on(DIM, clock(&head.time)),
+            self.on(DIM, clock(head)),
             self.on(ALARM, "KILLED"),
             self.on(BOLD, comm(victim.comm.as_deref())),
             pid(victim.pid, victim.tid),
@@ -183,7 +184,7 @@ impl Paint {
         let OomKill { head, victim, .. } = event;
         format!(
             "{}  {}  {} {}  was already exiting; it may use memory reserves to finish\n\n",
-            self.on(DIM, clock(&head.time)),
+            self.on(DIM, clock(head)),
             self.on(WARN, "MARKED"),
             self.on(BOLD, comm(victim.comm.as_deref())),
             pid(victim.pid, victim.tid),
@@ -217,7 +218,7 @@ impl Paint {
         };
         format!(
             "{}  {label}    {} {}  {what}{how}\n\n",
-            self.on(DIM, clock(&head.time)),
+            self.on(DIM, clock(head)),
             comm(victim.comm.as_deref()),
             pid(Some(victim.pid), None),
         )
@@ -235,7 +236,7 @@ impl Paint {
         };
         format!(
             "{}  {}    {text}\n\n",
-            self.on(DIM, clock(&event.head.time)),
+            self.on(DIM, clock(&event.head)),
             self.on(DIM, "pod"),
         )
     }
@@ -250,7 +251,7 @@ impl Paint {
             .map_or("an unknown number of".to_owned(), |lost| lost.to_string());
         format!(
             "{}  {}    {lost} records {place} ({} of them kills)\n\n",
-            self.on(DIM, clock(&event.head.time)),
+            self.on(DIM, clock(&event.head)),
             self.on(ALARM, "LOST"),
             event.lost_kills,
         )
@@ -263,7 +264,7 @@ impl Paint {
         let totals = &event.totals;
         let mut text = format!(
             "{}  {}    {} kills, {} marks, {} records lost",
-            self.on(DIM, clock(&event.head.time)),
+            self.on(DIM, clock(&event.head)),
             self.on(DIM, "stop"),
             totals.kills,
             totals.marks,
@@ -397,8 +398,11 @@ pub(super) fn memory(memory: Option<&VictimMemory>) -> String {
         ("swap", swap_bytes),
         ("page tables", pgtables_bytes),
     ] {
+        if amount.is_none() {
+            continue;
+        }
         let joint = if text.is_empty() { "" } else { "  " };
-        let _ = write!(text, "{joint}{name} {}", bytes(Some(amount)));
+        let _ = write!(text, "{joint}{name} {}", bytes(amount));
     }
     text
 }
@@ -454,9 +458,15 @@ pub(super) fn path(path: Option<&String>) -> String {
     )
 }
 
-/// The time of day of an RFC 3339 time, to the millisecond.
-pub(super) fn clock(time: &str) -> &str {
-    time.get(11..23).unwrap_or(time)
+/// The time of day to the millisecond; without a date, the time since boot as dmesg has it.
+pub(super) fn clock(head: &Head) -> String {
+    if let Some(time) = &head.time {
+        return time.get(11..23).unwrap_or(time).to_owned();
+    }
+    let since_boot = head.boottime_ns.as_ref().and_then(|ns| ns.parse().ok());
+    since_boot.map_or("at some time".to_owned(), |ns: u64| {
+        format!("[{:5}.{:06}]", ns / 1_000_000_000, ns / 1000 % 1_000_000)
+    })
 }
 
 /// An amount of memory.

@@ -24,7 +24,7 @@ use crate::{
 const NO_LIMIT_BYTES: u64 = i64::MAX as u64 / 2;
 
 /// What `out_of_memory` (`mm/oom_kill.c`) calls a decision on a memory cgroup.
-const MEMCG_MESSAGE: &[u8] = b"Memory cgroup out of memory";
+pub(super) const MEMCG_MESSAGE: &[u8] = b"Memory cgroup out of memory";
 
 /// Makes events of incidents; holds what is the same for all of them.
 #[derive(Debug)]
@@ -52,8 +52,8 @@ impl Assembler {
             event_id,
             run_id: self.run_id.clone(),
             seq: 0,
-            time: rfc3339(unix_ns),
-            time_unix_ns: unix_ns.to_string(),
+            time: Some(rfc3339(unix_ns)),
+            time_unix_ns: Some(unix_ns.to_string()),
             boottime_ns: Some(boottime_ns.to_string()),
             node: Arc::clone(&self.node),
             source: Source {
@@ -204,7 +204,7 @@ impl Assembler {
             sysrq: order.map(|order| order == -1),
             total_bytes,
             memcg,
-            node_memory: report.and_then(|report| self.node_memory(&report.node)),
+            node_memory: report.and_then(|report| node_memory(&report.node, Some(self.page_size))),
             mark_path: if kill.victim.killed {
                 None
             } else if kill.victim.asked_while_exiting() {
@@ -257,20 +257,8 @@ impl Assembler {
                 ..Memcg::default()
             });
         };
-        let kernel_log::MemcgReport {
-            path: stats_path,
-            memory,
-            swap,
-            memsw,
-            ..
-        } = &report.memcg;
-        let usage =
-            |counter: &Option<kernel_log::Counter>| counter.map(|counter| counter.usage_bytes);
-        let limit = |counter: &Option<kernel_log::Counter>| match counter.as_ref()?.limit {
-            kernel_log::Limit::Bytes(bytes) => Some(bytes),
-            kernel_log::Limit::Unlimited => None,
-        };
-        let limit_bytes = limit(memory);
+        let limit_bytes = limit(&report.memcg.memory);
+        let stats_path = &report.memcg.path;
         let printed = [report.oom_memcg.as_ref(), stats_path.as_ref()]
             .into_iter()
             .flatten();
@@ -287,19 +275,7 @@ impl Assembler {
                 self.only_level(kill, |path, limit| limit == limit_bytes && begins(path))?;
             Some(path)
         });
-        Some(Memcg {
-            path: path.map(text),
-            path_cut: false,
-            id: None,
-            usage_bytes: usage(memory),
-            limit_bytes,
-            swap_usage_bytes: usage(swap),
-            swap_limit_bytes: limit(swap),
-            memsw_usage_bytes: usage(memsw),
-            memsw_limit_bytes: limit(memsw),
-            oom_group: None,
-            stat,
-        })
+        Some(reported_memcg(report, path))
     }
 
     /// The one level of the victim's memory cgroup that fits, with its path. The limit that was hit
@@ -332,54 +308,6 @@ impl Assembler {
         pages
             .checked_mul(self.page_size)
             .filter(|bytes| *bytes < NO_LIMIT_BYTES)
-    }
-
-    fn node_memory(&self, node: &kernel_log::NodeMemory) -> Option<NodeMemory> {
-        if *node == kernel_log::NodeMemory::default() {
-            return None;
-        }
-        let kernel_log::NodeMemory {
-            ram_pages: _,
-            reserved_pages: _,
-            swap_total_bytes,
-            swap_free_bytes,
-            usage,
-            zones,
-            zones_total,
-            page_bytes,
-        } = node;
-        let page_size = page_bytes.unwrap_or(self.page_size);
-        let bytes = |pages: Option<u64>| pages?.checked_mul(page_size);
-        let sum = |lists: [Option<u64>; 3]| {
-            let sum = |sum: u64, list: Option<u64>| sum.checked_add(list?);
-            bytes(lists.into_iter().try_fold(0, sum))
-        };
-        Some(NodeMemory {
-            free_bytes: bytes(usage.free_pages),
-            anon_bytes: sum([
-                usage.active_anon_pages,
-                usage.inactive_anon_pages,
-                usage.isolated_anon_pages,
-            ]),
-            file_bytes: sum([
-                usage.active_file_pages,
-                usage.inactive_file_pages,
-                usage.isolated_file_pages,
-            ]),
-            unevictable_bytes: bytes(usage.unevictable_pages),
-            shmem_bytes: bytes(usage.shmem_pages),
-            slab_reclaimable_bytes: bytes(usage.slab_reclaimable_pages),
-            slab_unreclaimable_bytes: bytes(usage.slab_unreclaimable_pages),
-            pagetables_bytes: bytes(usage.pagetables_pages),
-            swap_free_bytes: *swap_free_bytes,
-            swap_total_bytes: *swap_total_bytes,
-            page_bytes: *page_bytes,
-            zones_total: u32::try_from(*zones_total).unwrap_or(u32::MAX),
-            zones: zones
-                .iter()
-                .map(|zone| zone_memory(zone, page_size))
-                .collect(),
-        })
     }
 
     fn trigger(&self, kill: &Kill) -> (Trigger, Option<Enrichment>) {
@@ -498,23 +426,11 @@ impl Assembler {
     }
 
     fn scope(&self, constraint: Option<Constraint>, memcg: Option<&Memcg>) -> Option<Scope> {
-        Some(match constraint? {
-            Constraint::None => Scope::Node,
-            Constraint::Cpuset => Scope::Cpuset,
-            Constraint::MemoryPolicy => Scope::MemoryPolicy,
-            Constraint::Memcg => {
-                let memcg = memcg?;
-                let known = self.look_up(memcg.path.as_ref()?.as_bytes(), memcg.path_cut);
-                match known.placement.level {
-                    cgroup::Level::Container => Scope::Container,
-                    cgroup::Level::Pod => Scope::Pod,
-                    cgroup::Level::Qos => Scope::Qos,
-                    cgroup::Level::Kubepods => Scope::Kubepods,
-                    // A limit on the root of a hierarchy is no limit on the node.
-                    cgroup::Level::Slice | cgroup::Level::Node => Scope::Slice,
-                }
-            }
-        })
+        let level = memcg.and_then(|memcg| {
+            let known = self.look_up(memcg.path.as_ref()?.as_bytes(), memcg.path_cut);
+            Some(known.placement.level)
+        });
+        scope(constraint, level)
     }
 
     fn memory(&self, memory: &Memory) -> VictimMemory {
@@ -526,14 +442,14 @@ impl Assembler {
             swap_pages,
             ..
         } = *memory;
-        let bytes = |pages: u64| pages.saturating_mul(self.page_size);
+        let bytes = |pages: u64| Some(pages.saturating_mul(self.page_size));
         VictimMemory {
             total_vm_bytes: bytes(total_vm_pages),
             anon_rss_bytes: bytes(anon_pages),
             file_rss_bytes: bytes(file_pages),
             shmem_rss_bytes: bytes(shmem_pages),
             swap_bytes: bytes(swap_pages),
-            pgtables_bytes: memory.pgtables_bytes,
+            pgtables_bytes: Some(memory.pgtables_bytes),
         }
     }
 
@@ -666,18 +582,51 @@ impl Assembler {
     }
 }
 
+/// What a report says of the memory cgroup whose limit was hit.
+pub(super) fn reported_memcg(report: &Report, path: Option<&[u8]>) -> Memcg {
+    let kernel_log::MemcgReport {
+        memory,
+        swap,
+        memsw,
+        ..
+    } = &report.memcg;
+    let usage = |counter: &Option<kernel_log::Counter>| counter.map(|counter| counter.usage_bytes);
+    let stat = stat(report);
+    Memcg {
+        path: path.map(text),
+        path_cut: false,
+        id: None,
+        usage_bytes: usage(memory),
+        limit_bytes: limit(memory),
+        swap_usage_bytes: usage(swap),
+        swap_limit_bytes: limit(swap),
+        memsw_usage_bytes: usage(memsw),
+        memsw_limit_bytes: limit(memsw),
+        oom_group: None,
+        stat: (stat != MemcgStat::default()).then_some(stat),
+    }
+}
+
+/// The limit of a counter, if it has one.
+pub(super) fn limit(counter: &Option<kernel_log::Counter>) -> Option<u64> {
+    match counter.as_ref()?.limit {
+        kernel_log::Limit::Bytes(bytes) => Some(bytes),
+        kernel_log::Limit::Unlimited => None,
+    }
+}
+
 /// The candidates of a decision, highest points first.
-struct Ranking {
-    source: CandidateSource,
-    total: u32,
-    items: Vec<Candidate>,
+pub(super) struct Ranking {
+    pub(super) source: CandidateSource,
+    pub(super) total: u32,
+    pub(super) items: Vec<Candidate>,
     /// Whether none that is missing can have more points than one that is here.
-    whole: bool,
+    pub(super) whole: bool,
 }
 
 impl Ranking {
     /// None where the order is not known.
-    fn ranked(&self) -> Option<Ranked<'_>> {
+    pub(super) fn ranked(&self) -> Option<Ranked<'_>> {
         self.items
             .iter()
             .all(|item| item.rank != 0)
@@ -689,7 +638,7 @@ impl Ranking {
     }
 
     /// Whose the candidates are that are in the cgroup of the victim, or of the trigger.
-    fn place(&mut self, victim: &Victim, trigger: &Trigger) {
+    pub(super) fn place(&mut self, victim: &Victim, trigger: &Trigger) {
         for (cgroup, container, pod) in [
             (&victim.cgroup, &victim.container, &victim.pod),
             (&trigger.cgroup, &trigger.container, &trigger.pod),
@@ -705,7 +654,7 @@ impl Ranking {
         }
     }
 
-    fn listed(mut self, most: usize) -> Candidates {
+    pub(super) fn listed(mut self, most: usize) -> Candidates {
         self.items.truncate(most);
         Candidates {
             source: self.source,
@@ -716,7 +665,7 @@ impl Ranking {
     }
 }
 
-fn number(mut items: Vec<Candidate>) -> Vec<Candidate> {
+pub(super) fn number(mut items: Vec<Candidate>) -> Vec<Candidate> {
     for (rank, item) in (1..).zip(&mut items) {
         item.rank = rank;
     }
@@ -738,13 +687,30 @@ const fn constraint_of_number(number: u32) -> Option<Constraint> {
     })
 }
 
-const fn constraint_of_name(name: &kernel_log::Constraint) -> Option<Constraint> {
+pub(super) const fn constraint_of_name(name: &kernel_log::Constraint) -> Option<Constraint> {
     Some(match name {
         kernel_log::Constraint::None => Constraint::None,
         kernel_log::Constraint::Cpuset => Constraint::Cpuset,
         kernel_log::Constraint::MemoryPolicy => Constraint::MemoryPolicy,
         kernel_log::Constraint::Memcg => Constraint::Memcg,
         kernel_log::Constraint::Other(_) => return None,
+    })
+}
+
+/// How far the decision reached; `level` is that of the memory cgroup.
+pub(super) fn scope(constraint: Option<Constraint>, level: Option<cgroup::Level>) -> Option<Scope> {
+    Some(match constraint? {
+        Constraint::None => Scope::Node,
+        Constraint::Cpuset => Scope::Cpuset,
+        Constraint::MemoryPolicy => Scope::MemoryPolicy,
+        Constraint::Memcg => match level? {
+            cgroup::Level::Container => Scope::Container,
+            cgroup::Level::Pod => Scope::Pod,
+            cgroup::Level::Qos => Scope::Qos,
+            cgroup::Level::Kubepods => Scope::Kubepods,
+            // A limit on the root of a hierarchy is no limit on the node.
+            cgroup::Level::Slice | cgroup::Level::Node => Scope::Slice,
+        },
     })
 }
 
@@ -759,7 +725,59 @@ fn stat(report: &Report) -> MemcgStat {
     }
 }
 
-fn zone_memory(zone: &kernel_log::Zone, page_size: u64) -> ZoneMemory {
+/// What a report says of the machine's memory; counts of pages only where the size of a page is known.
+pub(super) fn node_memory(
+    node: &kernel_log::NodeMemory,
+    page_size: Option<u64>,
+) -> Option<NodeMemory> {
+    if *node == kernel_log::NodeMemory::default() {
+        return None;
+    }
+    let kernel_log::NodeMemory {
+        ram_pages: _,
+        reserved_pages: _,
+        swap_total_bytes,
+        swap_free_bytes,
+        usage,
+        zones,
+        zones_total,
+        page_bytes,
+    } = node;
+    let page_size = page_bytes.or(page_size);
+    let bytes = |pages: Option<u64>| pages?.checked_mul(page_size?);
+    let sum = |lists: [Option<u64>; 3]| {
+        let sum = |sum: u64, list: Option<u64>| sum.checked_add(list?);
+        bytes(lists.into_iter().try_fold(0, sum))
+    };
+    Some(NodeMemory {
+        free_bytes: bytes(usage.free_pages),
+        anon_bytes: sum([
+            usage.active_anon_pages,
+            usage.inactive_anon_pages,
+            usage.isolated_anon_pages,
+        ]),
+        file_bytes: sum([
+            usage.active_file_pages,
+            usage.inactive_file_pages,
+            usage.isolated_file_pages,
+        ]),
+        unevictable_bytes: bytes(usage.unevictable_pages),
+        shmem_bytes: bytes(usage.shmem_pages),
+        slab_reclaimable_bytes: bytes(usage.slab_reclaimable_pages),
+        slab_unreclaimable_bytes: bytes(usage.slab_unreclaimable_pages),
+        pagetables_bytes: bytes(usage.pagetables_pages),
+        swap_free_bytes: *swap_free_bytes,
+        swap_total_bytes: *swap_total_bytes,
+        page_bytes: *page_bytes,
+        zones_total: u32::try_from(*zones_total).unwrap_or(u32::MAX),
+        zones: zones
+            .iter()
+            .map(|zone| zone_memory(zone, page_size))
+            .collect(),
+    })
+}
+
+fn zone_memory(zone: &kernel_log::Zone, page_size: Option<u64>) -> ZoneMemory {
     let kernel_log::Zone {
         node,
         name,
@@ -776,7 +794,7 @@ fn zone_memory(zone: &kernel_log::Zone, page_size: u64) -> ZoneMemory {
         lowmem_reserve_pages,
         free_by_order,
     } = zone;
-    let bytes = |pages: &u64| pages.checked_mul(page_size);
+    let bytes = |pages: &u64| pages.checked_mul(page_size?);
     ZoneMemory {
         node: *node,
         zone: name.clone(),
@@ -810,7 +828,7 @@ const fn footprint(memory: &Memory) -> Footprint {
 }
 
 /// Any bytes to text: what is not UTF-8 becomes U+FFFD.
-fn text(bytes: &[u8]) -> String {
+pub(super) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -848,17 +866,6 @@ fn depth(path: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn assembler() -> Assembler {
-        Assembler {
-            node: Arc::default(),
-            hooks: Arc::new([]),
-            run_id: String::new(),
-            page_size: 4096,
-            max_candidates: 0,
-            directory: None,
-        }
-    }
 
     /// Pages become bytes by the page size of the report; a list that was not printed leaves its sum
     /// unknown; orders stay counts.
@@ -902,8 +909,8 @@ mod tests {
             }],
             ..NodeMemory::default()
         };
-        assert_eq!(assembler().node_memory(&node), Some(expected));
+        assert_eq!(node_memory(&node, Some(4096)), Some(expected));
         let nothing = kernel_log::NodeMemory::default();
-        assert_eq!(assembler().node_memory(&nothing), None);
+        assert_eq!(node_memory(&nothing, Some(4096)), None);
     }
 }

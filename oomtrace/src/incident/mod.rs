@@ -11,6 +11,7 @@
 
 mod assemble;
 mod directory;
+mod imported;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ use oomtrace_common::LEVEL_OOM_GROUP;
 pub use self::{
     assemble::Assembler,
     directory::{Answered, Directory, Known, Question},
+    imported::{Importer, Problem},
 };
 use crate::{
     event::Role,

@@ -112,18 +112,10 @@ fn decision(decision_ns: u64, chosen: u32) -> Record {
 
 fn killed(pid: u32) -> Output {
     Output::Killed(KilledLine {
-        time_usec: None,
-        seq: None,
         message: b"Memory cgroup out of memory".to_vec(),
         pid,
         comm: b"x".to_vec(),
-        total_vm_bytes: None,
-        anon_rss_bytes: None,
-        file_rss_bytes: None,
-        shmem_rss_bytes: None,
-        uid: None,
-        pgtables_bytes: None,
-        oom_score_adj: None,
+        ..KilledLine::default()
     })
 }
 

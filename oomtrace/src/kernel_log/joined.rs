@@ -14,8 +14,10 @@ use super::report::LogPath;
 pub(super) enum Kind {
     /// `oom-kill:constraint=…`
     Summary,
-    /// `Memory cgroup stats for …:`
+    /// `Memory cgroup stats for …:`; up to 5.2 the figures follow in the line.
     MemcgStats,
+    /// `Task in … killed as a result of limit of …`, up to 4.18.
+    TaskIn,
     /// `Tasks in … are going to be killed due to memory.oom.group set`
     Group,
     /// A line about a zone (`show_free_areas`, mm/show_mem.c).
@@ -24,6 +26,8 @@ pub(super) enum Kind {
 
 pub(super) const MEMCG_STATS: &[u8] = b"Memory cgroup stats for ";
 pub(super) const GROUP: &[u8] = b"Tasks in ";
+pub(super) const TASK_IN: &[u8] = b"Task in ";
+const LIMIT_OF: &[u8] = b" killed as a result of limit of ";
 const GROUP_END: &[u8] = b" are going to be killed due to memory.oom.group set";
 
 /// A line under way: its pieces so far, one behind the other.
@@ -91,6 +95,38 @@ impl Joined {
         self.path(MEMCG_STATS, b":")
     }
 
+    /// The path of a [`Kind::MemcgStats`] line that has the figures, and those.
+    pub(super) fn memcg_stats_inline(&self) -> Option<(LogPath, &[u8])> {
+        let rest = self.text.strip_prefix(MEMCG_STATS)?;
+        let at = memchr::memmem::rfind(rest, b": cache:")?;
+        let path = &rest[..at];
+        let cut = self.cut_at(MEMCG_STATS.len() + at);
+        let whole = !is_cut_length(self.last_piece) && path.starts_with(b"/");
+        whole.then(|| {
+            let bytes = path.to_vec();
+            (LogPath { bytes, cut }, &rest[at + 1..])
+        })
+    }
+
+    /// The paths of a [`Kind::TaskIn`] line: the victim's cgroup, and the one that ran out. Of
+    /// several readings, the only one where the first lies below the second.
+    pub(super) fn task_in_paths(&self) -> Option<(LogPath, LogPath)> {
+        let rest = self.text.strip_prefix(TASK_IN)?;
+        if self.mixed || is_cut_length(self.last_piece) {
+            return None;
+        }
+        let mut readings = memchr::memmem::find_iter(rest, LIMIT_OF).filter_map(|at| {
+            let (task, limit) = (&rest[..at], &rest[at + LIMIT_OF.len()..]);
+            is_below(task, limit).then_some((task, limit))
+        });
+        let (task, limit) = readings.next().filter(|_| readings.next().is_none())?;
+        let path = |bytes: &[u8]| LogPath {
+            bytes: bytes.to_vec(),
+            cut: false,
+        };
+        Some((path(task), path(limit)))
+    }
+
     /// The path of a [`Kind::Group`] line, if it is whole.
     pub(super) fn group_path(&self) -> Option<LogPath> {
         self.path(GROUP, GROUP_END)
@@ -110,6 +146,16 @@ impl Joined {
     pub(super) fn cut_at(&self, end: usize) -> bool {
         self.cuts.contains(&end)
     }
+}
+
+/// Whether `path` is `ancestor` or lies below it.
+pub(super) fn is_below(path: &[u8], ancestor: &[u8]) -> bool {
+    let rest = if ancestor == b"/" {
+        return path.starts_with(b"/");
+    } else {
+        path.strip_prefix(ancestor)
+    };
+    ancestor.starts_with(b"/") && rest.is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
 }
 
 /// Lengths of a record that printk cut: the limit less the NUL and the stripped two-byte prefix. The

@@ -95,6 +95,27 @@ impl MemcgReport {
         Some(())
     }
 
+    /// Reads what 3.8 to 5.2 have behind the path, ` cache:0KB rss:20260KB …`. There is a line for
+    /// the cgroup and one for each below it, without what is below that, so they are added up.
+    pub(super) fn add_stats(&mut self, text: &[u8]) -> Option<()> {
+        for field in text.split(|&b| b == b' ').filter(|field| !field.is_empty()) {
+            let mut c = Cursor(field);
+            let slot = match c.until(b":")? {
+                b"cache" => &mut self.stat.file_bytes,
+                b"rss" => &mut self.stat.anon_bytes,
+                b"shmem" => &mut self.stat.shmem_bytes,
+                b"mapped_file" => &mut self.stat.file_mapped_bytes,
+                b"unevictable" => &mut self.stat.unevictable_bytes,
+                b"swap" => &mut self.stat.swap_bytes,
+                _ => continue,
+            };
+            let bytes = c.unsigned()?.checked_mul(1024)?;
+            (c.0 == b"KB").then_some(())?;
+            *slot = Some(slot.unwrap_or(0).checked_add(bytes)?);
+        }
+        Some(())
+    }
+
     /// Reads the stat lines in one record: one from 6.4 on, all of them before, and then cut
     /// (`last_line_cut`) like any long record.
     /// `v1` is set at the first key only v1 has.
@@ -240,5 +261,25 @@ mod tests {
         }
         assert_eq!((m.stat.file_bytes, m.stat.anon_bytes), (Some(4), Some(5)));
         assert_eq!(m.stat.shmem_bytes, None);
+    }
+
+    /// The one-line form, of a cgroup and one below it; half a number spoils the sum.
+    #[test]
+    fn one_line_each() {
+        let mut m = MemcgReport::default();
+        m.add_stats(b" cache:1KB rss:20KB rss_huge:8KB mapped_file:0KB swap:3KB")
+            .unwrap();
+        m.add_stats(b" cache:2KB rss:5KB swap:0KB").unwrap();
+        assert_eq!(
+            m.stat,
+            MemcgStat {
+                anon_bytes: Some(25 << 10),
+                file_bytes: Some(3 << 10),
+                file_mapped_bytes: Some(0),
+                swap_bytes: Some(3 << 10),
+                ..MemcgStat::default()
+            }
+        );
+        assert_eq!(m.add_stats(b" cache:1KB rss:2"), None);
     }
 }

@@ -3,7 +3,7 @@
 use super::parser::Line;
 
 /// The context that printed a record (`caller=` with `CONFIG_PRINTK_CALLER`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Caller {
     /// A task, by thread id (`T123`).
     Thread(u32),

@@ -72,14 +72,15 @@ pub struct Victim {
     pub memcg: Option<LogPath>,
 }
 
-/// One report: everything from `… invoked oom-killer` to the `oom-kill:` line.
+/// One report: everything from `… invoked oom-killer` to the `oom-kill:` line, or before 5.0 to the
+/// line that names the chosen task.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// When its first line was printed, in microseconds since boot.
     pub time_usec: Option<u64>,
     /// Sequence number of its first record.
     pub seq: Option<u64>,
-    /// Both the header and the `oom-kill:` line were read and no record between them was lost.
+    /// Both the header and the last line were read and no record between them was lost.
     pub complete: bool,
     /// The `oom-kill:` line ended before its last fields: those are `None`.
     pub summary_cut: bool,
@@ -88,6 +89,8 @@ pub struct Report {
     pub ambiguous: bool,
     /// Who asked for memory.
     pub trigger: Trigger,
+    /// The kernel's release, as in `uname -r`.
+    pub kernel: Option<Vec<u8>>,
     /// `gfp_mask` of the allocation.
     pub gfp_mask: Option<u64>,
     /// Its flags by name, as printed: `GFP_KERNEL|__GFP_COMP`.
@@ -115,6 +118,10 @@ pub struct Report {
     pub node: NodeMemory,
     /// The candidates; `None` without a table (`vm.oom_dump_tasks = 0`).
     pub table: Option<TaskTable>,
+    /// The table's head is that of a kernel before 4.19: `[ pid ]` instead of `[  pid  ]`.
+    pub narrow_table: bool,
+    /// The chosen task's points, in thousandths of what the decision could use. Printed before 5.2.
+    pub score: Option<u64>,
 }
 
 /// Where the header's fixed text starts. The name in front of it is the trigger's own choice, but
@@ -126,6 +133,17 @@ pub(super) fn find_header(text: &[u8]) -> Option<usize> {
 const INVOKED: &[u8] = b" invoked oom-killer: gfp_mask=";
 
 impl Report {
+    /// A report of which only the end will be certain.
+    pub(super) fn without_facts(&self) -> Self {
+        Self {
+            time_usec: self.time_usec,
+            seq: self.seq,
+            kernel: self.kernel.clone(),
+            ambiguous: true,
+            ..Self::default()
+        }
+    }
+
     /// Reads the header, whose fixed text is at `at` (`dump_header`, mm/oom_kill.c).
     pub(super) fn read_header(&mut self, text: &[u8], at: usize) {
         self.trigger.comm = Some(text[..at].to_vec());
@@ -140,31 +158,60 @@ impl Report {
         if c.tag(b"(").is_some() {
             self.gfp_flags = c.until(b")").map(<[u8]>::to_vec);
         }
-        self.order = c.until(b", order=").and_then(|_| c.narrow());
+        // 4.10 to 4.18 have it here.
+        if c.tag(b", nodemask=").is_some() {
+            let end = memchr::memchr(b' ', c.0).unwrap_or(c.0.len());
+            let nodemask = &c.0[..end];
+            self.nodemask = Some(nodemask.strip_suffix(b",").unwrap_or(nodemask).to_vec());
+        }
+        self.order = c.until(b" order=").and_then(|_| c.narrow());
         self.trigger.oom_score_adj = c.until(b", oom_score_adj=").and_then(|_| c.narrow());
     }
 
-    /// Reads `CPU: 0 [UID: 0 ]PID: 5540 Comm: x Not tainted …`, once.
+    /// Reads `COMM cpuset=NAME mems_allowed=LIST`, the line below the header before 5.0.
+    pub(super) fn read_cpuset_line(&mut self, text: &[u8]) -> Option<()> {
+        const MEMS: &[u8] = b" mems_allowed=";
+        let name = text
+            .strip_prefix(self.trigger.comm.as_deref()?)?
+            .strip_prefix(b" cpuset=")?;
+        let end = memchr::memmem::rfind(name, MEMS)?;
+        self.cpuset.get_or_insert_with(|| name[..end].to_vec());
+        self.mems_allowed
+            .get_or_insert_with(|| name[end + MEMS.len()..].to_vec());
+        Some(())
+    }
+
+    /// Reads `CPU: 0 [UID: 0 ]PID: 5540 Comm: x Not tainted …`, once. Before 3.10 it is
+    /// `Pid: 5540, comm: x Not tainted …`.
     pub(super) fn read_cpu_line(&mut self, text: &[u8]) -> Option<()> {
         let mut c = Cursor(text);
-        c.tag(b"CPU: ")?;
-        let cpu = c.narrow()?;
-        let uid = c.tag(b" UID: ").and_then(|()| c.uid());
-        c.tag(b" PID: ")?;
+        let (mut cpu, mut uid) = (None, None);
+        if c.tag(b"Pid: ").is_none() {
+            c.tag(b"CPU: ")?;
+            cpu = Some(c.narrow()?);
+            uid = c.tag(b" UID: ").and_then(|()| c.uid());
+            c.tag(b" PID: ")?;
+        }
         let pid = c.narrow()?;
         if self.trigger.pid.is_some() {
             return Some(());
         }
-        (self.trigger.cpu, self.trigger.uid, self.trigger.pid) = (Some(cpu), uid, Some(pid));
+        (self.trigger.cpu, self.trigger.uid, self.trigger.pid) = (cpu, uid, Some(pid));
         // printk takes a name that starts with \x01 and a level for a prefix and strips it from the
         // header (`printk_parse_prefix`, kernel/printk/printk.c). Here the name is whole.
-        c.tag(b" Comm: ")?;
+        c.tag(b" Comm: ").or_else(|| c.tag(b", comm: "))?;
         let window = &c.0[..c.0.len().min(COMM_MAX + b" Not tainted ".len())];
         let end = [&b" Not tainted "[..], b" Tainted: "]
             .into_iter()
             .filter_map(|mark| memchr::memmem::rfind(window, mark))
             .filter(|&at| at <= COMM_MAX)
             .max();
+        // Behind the name: `Not tainted RELEASE #…`, or `Tainted: ` with letters and spaces.
+        let words = c.0[end.unwrap_or(c.0.len())..].split(|&b| b == b' ');
+        let mut words = words.filter(|word| !word.is_empty());
+        self.kernel = words
+            .find(|word| word[0].is_ascii_digit())
+            .map(<[u8]>::to_vec);
         if let (Some(end), Some(comm)) = (end, &mut self.trigger.comm)
             && window[..end].ends_with(comm)
         {
@@ -228,5 +275,36 @@ mod tests {
         r.read_cpu_line(b"CPU: 0 PID: 9 Comm: x Tainted: y Tainted: G  W 5.10 #1")
             .unwrap();
         assert_eq!(r.trigger.comm.as_deref(), Some(&b"x Tainted: y"[..]));
+    }
+
+    /// What 2.6.32, 3.13, 4.8 and 4.14 print above the stack.
+    #[test]
+    fn older_headers() {
+        let mut r = header(
+            b"php fpm invoked oom-killer: gfp_mask=0x280da, order=0, oom_adj=0, oom_score_adj=7",
+        );
+        assert_eq!((r.gfp_mask, r.gfp_flags.clone()), (Some(0x280da), None));
+        assert_eq!((r.order, r.trigger.oom_score_adj), (Some(0), Some(7)));
+        r.read_cpuset_line(b"php fpm cpuset=a mems_allowed=1 mems_allowed=0-1")
+            .unwrap();
+        assert_eq!(r.cpuset.as_deref(), Some(&b"a mems_allowed=1"[..]));
+        assert_eq!(r.mems_allowed.as_deref(), Some(&b"0-1"[..]));
+        assert_eq!(r.read_cpuset_line(b"php cpuset=/ mems_allowed=0"), None);
+        r.read_cpu_line(b"Pid: 23212, comm: php fpm Not tainted 2.6.32-642.11.1.el6.x86_64 #1")
+            .unwrap();
+        assert_eq!((r.trigger.pid, r.trigger.cpu), (Some(23212), None));
+        let release = &b"2.6.32-642.11.1.el6.x86_64"[..];
+        assert_eq!(r.kernel.as_deref(), Some(release));
+
+        let mut r = header(
+            b"x invoked oom-killer: gfp_mask=0x14200ca(GFP_HIGHUSER_MOVABLE), nodemask=(null),  order=2, oom_score_adj=-5",
+        );
+        assert_eq!(r.nodemask.as_deref(), Some(&b"(null)"[..]));
+        assert_eq!((r.order, r.trigger.oom_score_adj), (Some(2), Some(-5)));
+        r.read_cpu_line(b"CPU: 0 PID: 1 Comm: x Tainted: P           OE   4.14.0 #2")
+            .unwrap();
+        assert_eq!(r.kernel.as_deref(), Some(&b"4.14.0"[..]));
+        let r = header(b"x invoked oom-killer: gfp_mask=0xd0, order=1, oom_adj=-4");
+        assert_eq!((r.order, r.trigger.oom_score_adj), (Some(1), None));
     }
 }

@@ -13,7 +13,7 @@ use memchr::memmem::{find, rfind, rfind_iter};
 use std::ops::Range;
 
 use super::bytes::Cursor;
-use super::joined::Joined;
+use super::joined::{Joined, is_below};
 use super::report::{COMM_MAX, Constraint, LogPath, Report};
 
 pub(super) const SUMMARY: &[u8] = b"oom-kill:constraint=";
@@ -236,15 +236,7 @@ fn split_memcgs(
     let Some(only) = find(text, TASK_MEMCG) else {
         return (Some(both), None);
     };
-    let below = |at: &usize| {
-        let (first, second) = (&text[..*at], &text[at + TASK_MEMCG.len()..]);
-        let rest = if first == b"/" {
-            Some(second)
-        } else {
-            second.strip_prefix(first)
-        };
-        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/"))
-    };
+    let below = |at: &usize| is_below(&text[at + TASK_MEMCG.len()..], &text[..*at]);
     let mut readings = memchr::memmem::find_iter(text, TASK_MEMCG).filter(below);
     match (readings.next(), readings.next()) {
         (Some(at), None) => split(at),

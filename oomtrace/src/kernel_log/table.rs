@@ -40,8 +40,11 @@ pub struct TaskRow {
     pub rss_file_pages: Option<u64>,
     /// Its shared memory part (6.8 and later).
     pub rss_shmem_pages: Option<u64>,
-    /// Page tables, in bytes.
+    /// Page tables, in bytes (4.15 and later).
     pub pgtables_bytes: Option<u64>,
+    /// Page tables, in pages (3.7 to 4.14): `nr_ptes`, and where there is a column of their own the
+    /// levels above.
+    pub pgtables_pages: Option<u64>,
     /// Swap entries, in pages.
     pub swapents_pages: Option<u64>,
     /// `oom_score_adj`, -1000 to 1000.
@@ -58,6 +61,7 @@ const NAME_MAX: usize = 64;
 pub(super) struct Columns {
     columns: [Column; 16],
     len: usize,
+    pub(super) narrow: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,6 +76,7 @@ enum Column {
     RssFile,
     RssShmem,
     PgtablesBytes,
+    PgtablesPages,
     Swapents,
     OomScoreAdj,
 }
@@ -79,8 +84,13 @@ enum Column {
 impl Columns {
     /// Reads the table's header line.
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        let names = text.strip_prefix(b"[  pid  ]")?.strip_suffix(b" name")?;
-        let mut this = Self::default();
+        let wide = text.strip_prefix(b"[  pid  ]");
+        let names = wide.or_else(|| text.strip_prefix(b"[ pid ]"))?;
+        let names = names.strip_suffix(b" name")?;
+        let mut this = Self {
+            narrow: wide.is_none(),
+            ..Self::default()
+        };
         for name in names.split(|&b| b == b' ').filter(|name| !name.is_empty()) {
             *this.columns.get_mut(this.len)? = match name {
                 b"uid" => Column::Uid,
@@ -91,6 +101,7 @@ impl Columns {
                 b"rss_file" => Column::RssFile,
                 b"rss_shmem" => Column::RssShmem,
                 b"pgtables_bytes" => Column::PgtablesBytes,
+                b"nr_ptes" | b"nr_pmds" | b"nr_puds" => Column::PgtablesPages,
                 b"swapents" => Column::Swapents,
                 b"oom_score_adj" => Column::OomScoreAdj,
                 _ => Column::Unknown,
@@ -124,6 +135,10 @@ impl Columns {
                 Column::RssFile => row.rss_file_pages = Some(c.unsigned()?),
                 Column::RssShmem => row.rss_shmem_pages = Some(c.unsigned()?),
                 Column::PgtablesBytes => row.pgtables_bytes = Some(c.unsigned()?),
+                Column::PgtablesPages => {
+                    let pages = c.unsigned()?;
+                    row.pgtables_pages = Some(row.pgtables_pages.unwrap_or(0).checked_add(pages)?);
+                }
                 Column::Swapents => row.swapents_pages = Some(c.unsigned()?),
                 Column::OomScoreAdj => row.oom_score_adj = Some(c.narrow()?),
             }
@@ -190,5 +205,33 @@ mod tests {
         assert_eq!((row.tgid, &*row.name), (1, &b"init"[..]));
         assert_eq!(columns.row(b"[      1]     0   77"), None);
         assert_eq!(columns.row(b"[drm] ready"), None);
+    }
+
+    /// The tables of 2.6.36, 3.10 and 4.8: processor and `oom_adj`; page tables in pages, whose
+    /// levels are one sum.
+    #[test]
+    fn narrow_tables() {
+        let row = |head: &[u8], row: &[u8]| {
+            let columns = Columns::parse(head).unwrap();
+            assert!(columns.narrow);
+            columns.row(row).unwrap()
+        };
+        let r = row(
+            b"[ pid ]   uid  tgid total_vm      rss cpu oom_adj oom_score_adj name",
+            b"[40738]    27 40738  1606079     3287   0     -17         -1000 mysqld",
+        );
+        assert_eq!((r.rss_pages, r.oom_score_adj), (Some(3287), Some(-1000)));
+        assert_eq!((r.swapents_pages, r.pgtables_pages), (None, None));
+        let r = row(
+            b"[ pid ]   uid  tgid total_vm      rss nr_ptes swapents oom_score_adj name",
+            b"[ 1532]  1020  1532   410347   398810     788        3             0 badsysprogram",
+        );
+        assert_eq!((r.pgtables_pages, r.swapents_pages), (Some(788), Some(3)));
+        assert_eq!(r.pgtables_bytes, None);
+        let r = row(
+            b"[ pid ]   uid  tgid total_vm      rss nr_ptes nr_pmds swapents oom_score_adj name",
+            b"[ 1381]     0  1381   530382     5191      34       4     5489             0 gunpowder-memho",
+        );
+        assert_eq!((r.pgtables_pages, r.swapents_pages), (Some(38), Some(5489)));
     }
 }

@@ -115,6 +115,7 @@ fn candidates() {
         rss_file_pages: Some(file),
         rss_shmem_pages: Some(0),
         pgtables_bytes: Some(pgtables),
+        pgtables_pages: None,
         swapents_pages: Some(0),
         oom_score_adj: Some(adj),
         name: name.into(),
@@ -132,6 +133,7 @@ fn candidates() {
             cpu: Some(0),
             oom_score_adj: Some(0),
         },
+        kernel: Some(b"6.18.44-fc-v669".to_vec()),
         gfp_mask: Some(0xcc0),
         gfp_flags: Some(b"GFP_KERNEL".to_vec()),
         order: Some(0),
@@ -172,6 +174,8 @@ fn candidates() {
             ],
             total: 3,
         }),
+        narrow_table: false,
+        score: None,
     };
     assert_eq!(*report(&out[0]), expected);
     let k = killed(&out[1]);

@@ -1,0 +1,774 @@
+//! `oomtrace import`, through the program itself: what it makes of recorded kernel logs, in every form
+//! in which people keep them.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use serde_json::Value;
+
+/// 2026-11-21T16:20:11Z: when the machine of a rendered log was started.
+const BOOT_USEC: u64 = 1_795_278_011_000_000;
+
+fn import(args: &[&str], input: &[u8]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_oomtrace"))
+        .arg("import")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = program.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        // It may have seen enough.
+        let _ = stdin.write_all(&input);
+    });
+    let output = program.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+fn events(args: &[&str], input: &[u8]) -> Vec<Value> {
+    let args = [&["--format", "json", "--candidates", "all"], args].concat();
+    let output = import(&args, input);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{args:?}: {errors}");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+fn unpacked(file: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(fs::File::open(file).unwrap())
+        .read_to_end(&mut bytes)
+        .unwrap();
+    bytes
+}
+
+/// The logs that were recorded on real kernels, and the events of the same kills.
+fn recorded() -> Vec<(String, Vec<u8>, Vec<Value>)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recorded");
+    let entries = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).unwrap();
+        entries.map(|entry| entry.unwrap().path()).collect()
+    };
+    let mut logs: Vec<_> = entries(&root)
+        .iter()
+        .flat_map(|cell| entries(cell))
+        .collect();
+    logs.retain(|file| file.to_string_lossy().ends_with(".kmsg.gz"));
+    logs.sort();
+    assert!(!logs.is_empty(), "nothing is recorded");
+    let read = |log: &PathBuf| {
+        let name = log.to_string_lossy().into_owned();
+        let kills = unpacked(Path::new(&name.replace(".kmsg.gz", ".jsonl.gz")));
+        let kills = String::from_utf8(kills).unwrap();
+        let kills = kills
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .filter(|event| event["kind"] == "oom_kill");
+        (name.clone(), unpacked(log), kills.collect())
+    };
+    logs.iter().map(read).collect()
+}
+
+/// Every value that is not null, by its path.
+fn facts(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
+    match value {
+        Value::Null => {}
+        Value::Object(members) => {
+            for (name, value) in members {
+                facts(value, &format!("{path}.{name}"), into);
+            }
+        }
+        Value::Array(items) if path.ends_with("zones") => {
+            for (at, value) in items.iter().enumerate() {
+                facts(value, &format!("{path}[{at}]"), into);
+            }
+        }
+        other => {
+            into.insert(path.to_owned(), other.clone());
+        }
+    }
+}
+
+/// The import of a recorded log says what the tracer said of the same kill, in every field that the log
+/// holds; and the log holds most of them.
+#[test]
+fn imported_is_what_was_traced() {
+    for (name, log, traced) in recorded() {
+        let imported = events(&[], &log);
+        assert_eq!(imported.len(), traced.len(), "{name}: kills");
+        let percpu = name.contains("6.12");
+        for live in &traced {
+            let tid = &live["victim"]["tid"];
+            let logged = imported.iter().find(|event| event["victim"]["tid"] == *tid);
+            let logged = logged.unwrap_or_else(|| panic!("{name}: no kill of {tid}"));
+            let (mut told, mut known) = (BTreeMap::new(), BTreeMap::new());
+            facts(logged, "", &mut told);
+            facts(live, "", &mut known);
+            for (path, value) in &told {
+                let own = [".event_id", ".oom_id", ".run_id", ".seq", ".boottime_ns"];
+                if own.contains(&path.as_str())
+                    || path.starts_with(".source.")
+                    || path.starts_with(".candidates")
+                    || path.starts_with(".node.")
+                    // What follows from the candidates' memory, which the kernel counts less closely
+                    // when it scores than when it prints.
+                    || [".verdict.summary", ".verdict.margin_pages"].contains(&path.as_str())
+                    || path.starts_with(".verdict.survival")
+                {
+                    continue;
+                }
+                let known = known.get(path);
+                // From 6.2 to 7.0 the log leaves out what processors keep to themselves, and so does
+                // what follows from it; the tracer adds it.
+                let kept_back = ["_rss_bytes", "swap_bytes", "unowned_bytes"];
+                if percpu && kept_back.iter().any(|name| path.ends_with(name)) {
+                    let (told, known) = (value.as_u64().unwrap(), known.unwrap().as_u64().unwrap());
+                    assert!(
+                        told.abs_diff(known) < 4 << 20,
+                        "{name} {path}: {told} and {known}"
+                    );
+                    continue;
+                }
+                assert_eq!(Some(value), known, "{name}: kill of {tid}: {path}");
+            }
+            for needed in [
+                ".oom.constraint",
+                ".oom.scope",
+                ".oom.message",
+                ".oom.gfp_mask",
+                ".oom.order",
+                ".oom.victim_index",
+                ".oom.victim_count",
+                ".trigger.comm",
+                ".trigger.tid",
+                ".victim.role",
+                ".victim.pid",
+                ".victim.comm",
+                ".victim.uid",
+                ".victim.oom_score_adj",
+                ".victim.memory.anon_rss_bytes",
+                ".victim.memory.pgtables_bytes",
+            ] {
+                assert!(told.contains_key(needed), "{name}: {needed} is not told");
+            }
+            assert_eq!(logged["source"]["kind"], "kernel_log");
+            assert_eq!(logged["source"]["merged"], Value::Array(Vec::new()));
+            // On the log's clock, which the hooks do not read.
+            let ns = |event: &Value| {
+                event["boottime_ns"]
+                    .as_str()
+                    .unwrap()
+                    .parse::<u64>()
+                    .unwrap()
+            };
+            assert!(
+                ns(logged).abs_diff(ns(live)) < 5_000_000_000,
+                "{name}: time"
+            );
+            // The kernel's points, where it was hooked, and those of the table are the same.
+            for item in live["candidates"]["items"].as_array().into_iter().flatten() {
+                let items = logged["candidates"]["items"].as_array().unwrap();
+                let same = items.iter().find(|other| other["pid"] == item["pid"]);
+                let same = same.unwrap_or_else(|| panic!("{name}: no candidate {}", item["pid"]));
+                assert_eq!(same["comm"], item["comm"], "{name}");
+                assert_eq!(same["oom_score_adj"], item["oom_score_adj"], "{name}");
+            }
+        }
+    }
+}
+
+/// One record of a log.
+struct Record {
+    level: u64,
+    usec: u64,
+    continued: bool,
+    text: String,
+}
+
+/// Reads `/dev/kmsg` records; the tests' own reader, and only of what was recorded.
+fn records(log: &[u8]) -> Vec<Record> {
+    let log = String::from_utf8(log.to_vec()).unwrap();
+    let mut records: Vec<Record> = Vec::new();
+    for line in log.lines().filter(|line| !line.starts_with(' ')) {
+        let (head, text) = line.split_once(';').unwrap();
+        let fields: Vec<_> = head.split(',').collect();
+        let record = Record {
+            level: fields[0].parse().unwrap(),
+            usec: fields[2].parse().unwrap(),
+            continued: fields[3] == "c",
+            text: text.replace("\\x0a", "\n").replace("\\x5c", "\\"),
+        };
+        match records.last_mut() {
+            // What readers of the log do with a record that goes on.
+            Some(last) if record.continued => last.text += &record.text,
+            _ => records.push(record),
+        }
+    }
+    records
+}
+
+fn civil(usec: u64, format: &str) -> String {
+    let time = jiff::Timestamp::from_microsecond(i64::try_from(BOOT_USEC + usec).unwrap()).unwrap();
+    time.to_zoned(jiff::tz::TimeZone::UTC)
+        .strftime(format)
+        .to_string()
+}
+
+/// Lines behind the first of a record are set in.
+fn set_in(text: &str) -> String {
+    text.replace('\n', "\n                ")
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+type Form = (&'static str, bool, Box<dyn Fn(&Record) -> Vec<u8>>);
+
+/// Every form, whether it has the kernel's own clock, and how it writes a record.
+fn forms() -> Vec<Form> {
+    let form = |name, clock, write: fn(&Record) -> String| -> Form {
+        (
+            name,
+            clock,
+            Box::new(move |record| (write(record) + "\n").into_bytes()),
+        )
+    };
+    vec![
+        form("dmesg", true, |r| {
+            format!(
+                "[{:5}.{:06}] {}",
+                r.usec / 1_000_000,
+                r.usec % 1_000_000,
+                set_in(&r.text)
+            )
+        }),
+        form("dmesg -r", true, |r| {
+            format!(
+                "<{}>[{:5}.{:06}] {}",
+                r.level,
+                r.usec / 1_000_000,
+                r.usec % 1_000_000,
+                set_in(&r.text)
+            )
+        }),
+        form("dmesg with callers", true, |r| {
+            let (seconds, micros) = (r.usec / 1_000_000, r.usec % 1_000_000);
+            format!("[{seconds:5}.{micros:06}] [ T4711] {}", set_in(&r.text))
+        }),
+        form("console with callers", true, |r| {
+            let (seconds, micros) = (r.usec / 1_000_000, r.usec % 1_000_000);
+            format!("[{seconds:5}.{micros:06}][ T4711] {}", set_in(&r.text))
+        }),
+        form("dmesg -x", true, |r| {
+            let (seconds, micros) = (r.usec / 1_000_000, r.usec % 1_000_000);
+            format!(
+                "kern  :warn  : [{seconds:5}.{micros:06}] {}",
+                set_in(&r.text)
+            )
+        }),
+        form("dmesg -T", false, |r| {
+            format!(
+                "[{}] {}",
+                civil(r.usec, "%a %b %e %H:%M:%S %Y"),
+                set_in(&r.text)
+            )
+        }),
+        form("dmesg iso", false, |r| {
+            format!(
+                "{} {}",
+                civil(r.usec, "%Y-%m-%dT%H:%M:%S,%6f+00:00"),
+                set_in(&r.text)
+            )
+        }),
+        form("journal short", false, |r| {
+            format!(
+                "{} node-7 kernel: {}",
+                civil(r.usec, "%b %d %H:%M:%S"),
+                set_in(&r.text)
+            )
+        }),
+        form("journal short-monotonic", true, |r| {
+            let (seconds, micros) = (r.usec / 1_000_000, r.usec % 1_000_000);
+            format!(
+                "[{seconds:5}.{micros:06}] node-7 kernel: {}",
+                set_in(&r.text)
+            )
+        }),
+        form("journal json", true, |r| {
+            format!(
+                "{{\"__REALTIME_TIMESTAMP\":\"{}\",\"_SOURCE_MONOTONIC_TIMESTAMP\":\"{}\",\"MESSAGE\":{},\"_TRANSPORT\":\"kernel\",\"_HOSTNAME\":\"node-7\",\"PRIORITY\":\"4\"}}",
+                BOOT_USEC + r.usec,
+                r.usec,
+                json_text(&r.text)
+            )
+        }),
+        (
+            "journal export",
+            true,
+            Box::new(|r: &Record| {
+                let mut entry = format!(
+                "__CURSOR=s=1\n__REALTIME_TIMESTAMP={}\n_TRANSPORT=kernel\n_HOSTNAME=node-7\n_SOURCE_MONOTONIC_TIMESTAMP={}\n",
+                BOOT_USEC + r.usec,
+                r.usec
+            )
+            .into_bytes();
+                if r.text.contains('\n') {
+                    entry.extend_from_slice(b"MESSAGE\n");
+                    entry.extend_from_slice(&(r.text.len() as u64).to_le_bytes());
+                    entry.extend_from_slice(r.text.as_bytes());
+                } else {
+                    entry.extend_from_slice(b"MESSAGE=");
+                    entry.extend_from_slice(r.text.as_bytes());
+                }
+                entry.extend_from_slice(b"\nPRIORITY=4\n\n");
+                entry
+            }),
+        ),
+        form("syslog", true, |r| {
+            let (seconds, micros) = (r.usec / 1_000_000, r.usec % 1_000_000);
+            let text = r.text.replace('\n', "#012");
+            let date = civil(r.usec, "%b %e %H:%M:%S");
+            format!("{date} node-7 kernel: [{seconds:5}.{micros:06}] {text}")
+        }),
+        form("rsyslog's own", false, |r| {
+            let text = r.text.replace('\n', "#012");
+            format!(
+                "{} node-7 kernel: {text}",
+                civil(r.usec, "%Y-%m-%dT%H:%M:%S.%6f+00:00")
+            )
+        }),
+        form("syslog of RFC 5424", false, |r| {
+            let text = r.text.replace('\n', "#012");
+            let date = civil(r.usec, "%Y-%m-%dT%H:%M:%S.%6fZ");
+            format!("<{}>1 {date} node-7 kernel - - - {text}", r.level)
+        }),
+        form("Kubernetes", true, |r| {
+            let (seconds, micros) = (r.usec / 1_000_000, r.usec % 1_000_000);
+            let date = civil(r.usec, "%Y-%m-%dT%H:%M:%S.%9fZ");
+            let text = r.text.replace('\n', &format!("\n{date} stdout F     "));
+            format!("{date} stdout F [{seconds:5}.{micros:06}] {text}")
+        }),
+        form("Docker", true, |r| {
+            let (seconds, micros) = (r.usec / 1_000_000, r.usec % 1_000_000);
+            let date = civil(r.usec, "%Y-%m-%dT%H:%M:%S.%9fZ");
+            let lines = r.text.split('\n').enumerate().map(|(at, line)| {
+                let front = if at == 0 {
+                    format!("[{seconds:5}.{micros:06}] ")
+                } else {
+                    "    ".to_owned()
+                };
+                let log = json_text(&format!("{front}{line}\n"));
+                format!("{{\"log\":{log},\"stream\":\"stdout\",\"time\":\"{date}\"}}")
+            });
+            lines.collect::<Vec<_>>().join("\n")
+        }),
+    ]
+}
+
+/// What must be the same whatever a log is kept in.
+fn essence(event: &Value, clock: bool) -> Value {
+    let mut event = event.clone();
+    for name in ["event_id", "oom_id", "run_id", "time", "time_unix_ns"] {
+        event[name] = Value::Null;
+    }
+    event["node"]["hostname"] = Value::Null;
+    if !clock {
+        event["boottime_ns"] = Value::Null;
+    }
+    event
+}
+
+/// Rendered in every form that people keep logs in, with the lines of others in between, the same log
+/// gives the same records.
+#[test]
+fn every_form_says_the_same() {
+    for (name, log, _) in recorded() {
+        let records = records(&log);
+        let expected = events(&[], &log);
+        for (form, clock, write) in forms() {
+            let text: Vec<u8> = records.iter().flat_map(&write).collect();
+            let found = events(&["--year", "2026"], &text);
+            assert_eq!(found.len(), expected.len(), "{name} as {form}: kills");
+            for (found, expected) in found.iter().zip(&expected) {
+                let told = essence(found, clock);
+                assert_eq!(told, essence(expected, clock), "{name} as {form}");
+                let dated = !form.starts_with("dmesg") || matches!(form, "dmesg -T" | "dmesg iso");
+                if dated && !matches!(form, "console with callers" | "journal short-monotonic") {
+                    let time = found["time_unix_ns"].as_str().expect(form);
+                    let usec = time.parse::<u64>().unwrap() / 1000;
+                    let boot_ns = expected["boottime_ns"].as_str().unwrap();
+                    let boot_usec = boot_ns.parse::<u64>().unwrap() / 1000;
+                    assert!(
+                        usec.abs_diff(BOOT_USEC + boot_usec) <= 1_000_000,
+                        "{form}: {time}"
+                    );
+                }
+            }
+            assert_eq!(
+                found,
+                events(&["--year", "2026"], &text)
+                    .iter()
+                    .map(|event| {
+                        let mut event = event.clone();
+                        event["run_id"] = found[0]["run_id"].clone();
+                        event
+                    })
+                    .collect::<Vec<_>>(),
+                "{form}: twice the same"
+            );
+        }
+    }
+}
+
+fn packed(text: &[u8], program: &str) -> Option<Vec<u8>> {
+    let mut child = Command::new(program)
+        .arg("-c")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    let mut stdin = child.stdin.take()?;
+    let text = text.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&text).unwrap());
+    let output = child.wait_with_output().ok()?;
+    writer.join().unwrap();
+    output.status.success().then_some(output.stdout)
+}
+
+/// Packed, with other ends of lines, in another encoding: the same records.
+#[test]
+fn every_wrapping_says_the_same() {
+    let (_, log, _) = recorded().remove(0);
+    let text: Vec<u8> = records(&log)
+        .iter()
+        .flat_map(|r| (forms()[0].2)(r))
+        .collect();
+    let expected: Vec<_> = events(&[], &text)
+        .iter()
+        .map(|e| essence(e, true))
+        .collect();
+    assert!(!expected.is_empty());
+    let string = String::from_utf8(text.clone()).unwrap();
+    let units = || std::iter::once(0xfeff).chain(string.encode_utf16());
+    let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+    gz.write_all(&text).unwrap();
+    let mut wrapped = vec![
+        ("CRLF", string.replace('\n', "\r\n").into_bytes()),
+        ("UTF-16", units().flat_map(u16::to_le_bytes).collect()),
+        ("UTF-16, big", units().flat_map(u16::to_be_bytes).collect()),
+        ("UTF-8 with a mark", [b"\xef\xbb\xbf", &text[..]].concat()),
+        ("gzip", gz.finish().unwrap()),
+        ("no last newline", text[..text.len() - 1].to_vec()),
+        (
+            "NULs and a long line before",
+            [
+                &vec![0; 300_000],
+                &b"\n"[..],
+                &vec![b'x'; 10 << 20],
+                b"\n",
+                &text,
+            ]
+            .concat(),
+        ),
+        (
+            "binary around",
+            [&b"\x7fELF\0\x01\n\xff\xfe\n"[..], &text, b"\0\0\n\x80"].concat(),
+        ),
+    ];
+    for program in ["xz", "zstd"] {
+        match packed(&text, program) {
+            Some(packed) => wrapped.push((program, packed)),
+            None => eprintln!("skipped: there is no {program} to pack with"),
+        }
+    }
+    for (name, bytes) in wrapped {
+        let found: Vec<_> = events(&[], &bytes)
+            .iter()
+            .map(|e| essence(e, true))
+            .collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// Two machines in one syslog file, line by line: each kill has its own facts.
+#[test]
+fn interleaved_machines() {
+    let all = recorded();
+    let syslog = |log: &[u8], host: &str| -> Vec<String> {
+        let front = format!("2026-11-21T16:20:11.000000+00:00 {host} kernel: ");
+        records(log)
+            .iter()
+            .map(|r| format!("{front}{}\n", r.text.replace('\n', "#012")))
+            .collect()
+    };
+    let one = all
+        .iter()
+        .find(|(name, ..)| name.contains("7.3.plain/machine_with_swap"))
+        .unwrap();
+    let two = all
+        .iter()
+        .find(|(name, ..)| name.contains("5.10.plain/single"))
+        .unwrap();
+    let (a, b) = (syslog(&one.1, "one"), syslog(&two.1, "two"));
+    let mut mixed = String::new();
+    for at in 0..a.len().max(b.len()) {
+        mixed += a.get(at).map_or("", String::as_str);
+        mixed += b.get(at).map_or("", String::as_str);
+    }
+    let key = |event: &Value| {
+        (
+            event["node"]["hostname"].to_string(),
+            event["victim"]["pid"].as_u64(),
+        )
+    };
+    let mut found: Vec<_> = events(&[], mixed.as_bytes());
+    let mut expected = events(&[], a.concat().as_bytes());
+    expected.extend(events(&[], b.concat().as_bytes()));
+    found.sort_by_key(key);
+    expected.sort_by_key(key);
+    let strip = |list: &[Value]| -> Vec<Value> {
+        list.iter()
+            .map(|event| {
+                let mut event = essence(event, true);
+                event["seq"] = Value::Null;
+                event
+            })
+            .collect()
+    };
+    assert_eq!(strip(&found), strip(&expected));
+}
+
+/// What is no report is told by its line, and the exit status says whether anything was readable.
+#[test]
+fn troubles() {
+    let (_, log, _) = recorded().remove(0);
+    let first = String::from_utf8(log).unwrap();
+    let header = first
+        .lines()
+        .find(|line| line.contains("invoked oom-killer"))
+        .unwrap();
+    let output = import(&[], format!("6,1,1,-;hello\n{header}\n").as_bytes());
+    assert_eq!(output.status.code(), Some(1));
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        errors.contains("-:2: a report that ends before it names a victim"),
+        "{errors}"
+    );
+
+    let text = "Nov 21 16:20:11 host app[1]: Out of memory: Killed process 1 (init) total-vm:1kB\n";
+    let output = import(&[], text.as_bytes());
+    assert!(output.status.success() && output.stdout.is_empty());
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(errors.contains("-:1: not the kernel's"), "{errors}");
+
+    assert_eq!(import(&[], b"nothing of the kind\n").status.code(), Some(0));
+    assert_eq!(import(&["/nonexistent"], b"").status.code(), Some(1));
+    assert_eq!(
+        import(&["--since", "yesterday"], b"").status.code(),
+        Some(1)
+    );
+    // Half an archive: what is in it is told, and that it is cut.
+    let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
+    gz.write_all(first.as_bytes()).unwrap();
+    let gz = gz.finish().unwrap();
+    let output = import(&["--format", "json"], &gz[..gz.len() - 6]);
+    assert!(output.status.success() && !output.stdout.is_empty());
+}
+
+/// `--since` and `--until`, years and names that a log does not have.
+#[test]
+fn options() {
+    let text = "Dec 31 23:59:50 host kernel: Out of memory: Killed process 7 (x) total-vm:1kB\n\
+                Jan  1 00:00:10 host kernel: Out of memory: Killed process 8 (x) total-vm:1kB\n";
+    let times = |args: &[&str]| -> Vec<String> {
+        let found = events(args, text.as_bytes());
+        found
+            .iter()
+            .map(|event| event["time"].as_str().unwrap_or("").to_owned())
+            .collect()
+    };
+    assert_eq!(times(&[]), ["", ""]);
+    let both = [
+        "2026-12-31T23:59:50.000000000Z",
+        "2027-01-01T00:00:10.000000000Z",
+    ];
+    assert_eq!(times(&["--year", "2026"]), both);
+    assert_eq!(
+        times(&["--year", "2026", "--since", "2027-01-01"]),
+        both[1..]
+    );
+    assert_eq!(
+        times(&["--year", "2026", "--until", "2027-01-01 00:00"]),
+        both[..1]
+    );
+    assert_eq!(times(&["--since", "2027-01-01"]).len(), 0);
+    let east = times(&["--year", "2026", "--utc-offset", "+02:00"]);
+    assert_eq!(east[0], "2026-12-31T21:59:50.000000000Z");
+    let bare = b"Out of memory: Killed process 7 (x) total-vm:1kB\n";
+    assert_eq!(
+        events(&["--hostname", "n"], bare)[0]["node"]["hostname"],
+        "n"
+    );
+    assert_eq!(
+        events(&["--hostname", "n"], text.as_bytes())[0]["node"]["hostname"],
+        "host"
+    );
+}
+
+/// `--against` knows a kill again in another form, and finds the one that is missing.
+#[test]
+fn against() {
+    let (name, log, _) = recorded().remove(2);
+    let events = name.replace(".kmsg.gz", ".jsonl.gz");
+    let output = import(&["--against", &events], &log);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(
+        text.contains(" kills in both, 0 only in the logs, 0 only in "),
+        "{text}"
+    );
+    let output = import(
+        &["--against", &events],
+        b"[    1.000000] Out of memory: Killed process 4242 (x) total-vm:1kB\n",
+    );
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert!(
+        text.contains("  1.000000 s after boot  x (pid 4242)"),
+        "{text}"
+    );
+    assert!(
+        text.contains("0 kills in both, 1 only in the logs"),
+        "{text}"
+    );
+}
+
+/// Reports of older kernels, which cannot be recorded any more: public ones, where there are some.
+/// `OOMTRACE_REPORTS` names the folder.
+#[test]
+fn public_reports() {
+    let Some(folder) = env::var_os("OOMTRACE_REPORTS") else {
+        eprintln!("skipped: OOMTRACE_REPORTS names no folder of public reports");
+        return;
+    };
+    let read = |name: &str| {
+        let bytes =
+            fs::read(Path::new(&folder).join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        events(&[], &bytes)
+    };
+    let one = |name: &str| read(name).remove(0);
+    let score = |event: &Value| {
+        let points = event["victim"]["badness_pages"].as_u64().unwrap();
+        points * 1000 / (event["oom"]["total_bytes"].as_u64().unwrap() / 4096)
+    };
+
+    let e = one("cadvisor_4.8_docker_memhog_a.txt");
+    assert_eq!(
+        (score(&e), &e["oom"]["total_bytes"]),
+        (1046, &(40960 * 1024).into())
+    );
+    assert_eq!(e["oom"]["scope"], "container");
+    assert_eq!(e["oom"]["memcg"]["stat"]["anon_bytes"], 20260 * 1024);
+    assert_eq!(e["victim"]["container"]["runtime"], "docker");
+
+    let e = one("cadvisor_3.13_global_badsysprogram.txt");
+    assert_eq!((score(&e), &e["victim"]["pid"]), (919, &1532.into()));
+    assert_eq!(e["oom"]["total_bytes"], 434_726 * 4096);
+    assert_eq!(
+        (&e["oom"]["scope"], &e["verdict"]["victim_rank"]),
+        (&"node".into(), &1.into())
+    );
+
+    let e = one("ooma_rhel7_3.10_global.txt");
+    assert_eq!(
+        (score(&e), &e["victim"]["pid"], &e["trigger"]["tid"]),
+        (651, &6576.into(), &29481.into())
+    );
+    assert_eq!(e["verdict"]["runner_up_pid"], 27502);
+    let java = e["candidates"]["items"][1]["badness_pages"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(
+        java * 1000 / (e["oom"]["total_bytes"].as_u64().unwrap() / 4096),
+        286
+    );
+    assert_eq!(
+        e["oom"]["node_memory"]["file_bytes"],
+        (1263 + 1167 + 32) * 4096
+    );
+
+    let e = one("luke_rhel6_2.6.32_global_php-fpm_mysqld.txt");
+    assert_eq!(
+        (&e["victim"]["pid"], &e["victim"]["uid"]),
+        (&40738.into(), &27.into())
+    );
+    assert_eq!(
+        (&e["verdict"], &e["victim"]["badness_pages"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(e["node"]["hostname"], "new-db1");
+
+    let e = one("ooma_proxmox_cgroup_v2.txt");
+    assert_eq!(e["oom"]["memcg"]["path"], "/lxc/39004");
+    assert_eq!(e["time"], "2025-08-12T03:54:03.000000000Z");
+    let items = e["candidates"]["items"].as_array().unwrap();
+    let total = e["oom"]["total_bytes"].as_u64().unwrap() / 4096;
+    let scores = items
+        .iter()
+        .map(|item| item["badness_pages"].as_i64().unwrap() * 1000 / total as i64);
+    assert_eq!(scores.take(2).collect::<Vec<_>>(), [410, 232]);
+    assert_eq!(e["oom"]["memcg"]["stat"]["shmem_bytes"], 687_980_544);
+
+    let e = one("ooma_ubuntu2110_manual_sysrq.txt");
+    assert_eq!(
+        (&e["oom"]["sysrq"], &e["oom"]["order"]),
+        (&true.into(), &(-1).into())
+    );
+
+    let e = one("openshift_crio_4.18_el8_podlimit_mimir.txt");
+    assert_eq!(
+        (&e["oom"]["scope"], &e["victim"]["container"]["runtime"]),
+        (&"pod".into(), &"cri-o".into())
+    );
+    assert_eq!(
+        e["victim"]["pod"]["uid"],
+        "58dc1221-d430-496e-951d-e8cb23caaead"
+    );
+    assert_eq!(
+        (&e["candidates"]["total"], &e["verdict"]["victim_rank"]),
+        (&1.into(), &1.into())
+    );
+
+    let e = one("npd_legacy_memcg_two_line.txt");
+    assert_eq!(
+        (&e["oom"]["constraint"], &e["victim"]["comm"]),
+        (&"memcg".into(), &"heapster".into())
+    );
+    let e = one("k8s_besteffort_victim_of_global_oom.txt");
+    assert_eq!(
+        (&e["oom"]["scope"], &e["victim"]["pod"]["qos_class"]),
+        (&"node".into(), &"BestEffort".into())
+    );
+    assert_eq!(e["trigger"]["comm"], "apport");
+    assert_eq!(read("sapcc_two_oomkill_lines.txt").len(), 2);
+
+    let photon =
+        fs::read(Path::new(&folder).join("photon_4.19_memcg_comm_with_space.txt")).unwrap();
+    let output = import(&[], &photon);
+    assert_eq!(output.status.code(), Some(1), "it names no victim");
+}
