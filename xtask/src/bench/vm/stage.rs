@@ -29,7 +29,7 @@ use crate::bench::tool::boottime_ns;
 /// Memory that a victim holds, and the most the trigger asks for.
 const VICTIM_PAGES: usize = 256;
 /// Candidates have more or less of this memory mapped, which they share.
-const SHARED_PAGES: usize = 128;
+const SHARED_PAGES: usize = 512;
 /// The limit is so far above what is used when a kill begins.
 const ROOM_PAGES: u64 = 16;
 
