@@ -9,8 +9,11 @@
 //!                    kubernetes
 //! ```
 //!
+//! `rank` and `audit` look at the node as it is now: `node → cgroup, explain → rank, audit → format`.
+//!
 //! Parsers take bytes and return values; sockets, files, clocks and eBPF are at the rim.
 
+pub mod audit;
 pub mod btf;
 pub mod cgroup;
 pub mod cli;
@@ -22,7 +25,9 @@ pub mod incident;
 pub mod kernel_log;
 #[cfg_attr(not(feature = "kubernetes"), path = "kubernetes_off.rs")]
 pub mod kubernetes;
+pub mod node;
 pub mod probe;
 pub mod process;
+pub mod rank;
 pub mod sink;
 pub mod tracer;

@@ -42,10 +42,10 @@ fn properties(schema: &Value, into: &mut BTreeSet<String>) {
 #[test]
 fn every_field_is_explained() {
     let mut names = BTreeSet::new();
-    properties(
-        &serde_json::from_str(&oomtrace(&["schema"])).unwrap(),
-        &mut names,
-    );
+    for of in ["events", "rank", "audit"] {
+        let schema = oomtrace(&["schema", "--of", of]);
+        properties(&serde_json::from_str(&schema).unwrap(), &mut names);
+    }
     assert!(
         names.len() > 80,
         "the schema has only {} names",
@@ -107,11 +107,27 @@ fn every_option_of_import_is_explained() {
     }
 }
 
-/// Every option of `trace` is in docs/usage.md, and every verb in the README or the manual works.
+/// Every code of a finding is explained in docs/fields.md, and in the help of `audit`.
+#[test]
+fn every_finding_is_explained() {
+    let schema: Value = serde_json::from_str(&oomtrace(&["schema", "--of", "audit"])).unwrap();
+    let codes = schema["$defs"]["Code"]["oneOf"].as_array().unwrap();
+    assert_eq!(codes.len(), 14);
+    let (text, help) = (doc("fields.md"), oomtrace(&["audit", "--help"]));
+    for code in codes {
+        let code = code["const"].as_str().unwrap();
+        assert!(text.contains(&format!("`{code}`")), "{code}");
+        assert!(help.contains(&format!("  {code} ")), "{code}");
+    }
+}
+
+/// Every option of `trace`, `rank` and `audit` is in docs/usage.md, and every verb in the README or the manual works.
 #[test]
 fn every_option_is_explained() {
     let usage = doc("usage.md");
-    let help = oomtrace(&["trace", "--help"]);
+    let help: String = ["trace", "rank", "audit"]
+        .map(|verb| oomtrace(&[verb, "--help"]))
+        .concat();
     let options: BTreeSet<_> = help
         .split_whitespace()
         .map(|word| word.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '-'))
@@ -131,6 +147,8 @@ fn every_option_is_explained() {
         "trace",
         "explain",
         "import",
+        "rank",
+        "audit",
         "doctor",
         "schema",
         "completions",

@@ -27,6 +27,30 @@ impl Schema {
         ))
     }
 
+    /// Asks the program for the schema of what another verb writes.
+    ///
+    /// # Errors
+    /// When it does not print JSON.
+    pub fn of_verb(env: &Env, verb: &str) -> Result<Self> {
+        let output = tracer::run(env, &["schema", "--of", verb])?;
+        ensure!(
+            output.status.success(),
+            "oomtrace schema --of {verb} ended with {}",
+            output.status
+        );
+        let schema = serde_json::from_slice(&output.stdout);
+        Ok(Self(schema.context("what oomtrace schema prints")?))
+    }
+
+    /// Checks what a verb writes, and that every field of it is named.
+    ///
+    /// # Errors
+    /// When it does not conform, or has another field.
+    pub fn describes(&self, object: &Value) -> Result<()> {
+        self.check(object)?;
+        self.named(&self.0, object, "object")
+    }
+
     /// Checks a record.
     ///
     /// # Errors

@@ -54,6 +54,12 @@ live! {
     twenty_die_one_after_another
     twenty_die_as_a_group
     survival
+    rank_is_the_kernels
+    rank_foretells_the_victim
+    rank_watches
+    audit_of_cgroups
+    audit_of_processes
+    audit_of_settings
     storm_of_500
     storm_5000
     losses_are_counted

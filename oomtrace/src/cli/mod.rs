@@ -1,9 +1,12 @@
 //! The command line: one file per verb.
 
+mod audit;
 mod doctor;
 mod explain;
 mod import;
 mod kubernetes;
+mod node;
+mod rank;
 mod schema;
 mod trace;
 
@@ -22,7 +25,7 @@ use tracing_subscriber::filter::LevelFilter;
     long_about = "Records every OOM kill of this Linux kernel: who died, whose limit was hit, who \
                   asked for the memory, and why this victim and not another. One JSON object a \
                   line, or a few readable lines on a terminal.",
-    after_help = "Start here, as root:  oomtrace trace\nDoes it work here?    oomtrace doctor --self-test\nWhy did it die?       oomtrace explain /var/log/oomtrace.jsonl",
+    after_help = "Start here, as root:  oomtrace trace\nDoes it work here?    oomtrace doctor --self-test\nWhy did it die?       oomtrace explain /var/log/oomtrace.jsonl\nWho dies next?        oomtrace rank\nWhat will bite?       oomtrace audit",
     max_term_width = 100,
     propagate_version = true
 )]
@@ -39,10 +42,14 @@ enum Verb {
     Explain(explain::Args),
     /// Turn kernel logs into the same records: dmesg, journal, syslog, archives
     Import(import::Args),
+    /// Tell who dies next: the order in which the kernel would take processes now
+    Rank(rank::Args),
+    /// Find what will bite when memory runs out: limits that are near, pods without requests, …
+    Audit(audit::Args),
     /// Tell what works on this machine, and why the rest does not
     Doctor(doctor::Args),
     /// Print the JSON Schema of the records
-    Schema,
+    Schema(schema::Args),
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -73,8 +80,10 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Trace(args) => trace::run(args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Import(args) => import::run(args),
+        Verb::Rank(args) => rank::run(&args),
+        Verb::Audit(args) => audit::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
-        Verb::Schema => schema::run(),
+        Verb::Schema(args) => schema::run(&args),
         Verb::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "oomtrace", &mut script);

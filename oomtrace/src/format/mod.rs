@@ -1,13 +1,18 @@
 //! Events to bytes. Pure functions; nothing here knows where the bytes go.
 
+mod audit;
 mod commands;
+mod draw;
 mod json;
 mod page;
 mod pretty;
+mod rank;
 
+pub use audit::audit;
 pub use json::json;
 pub use page::{Decision, WIDTH, page};
 pub use pretty::pretty;
+pub use rank::{By, WIDTH as RANK_WIDTH, ranking};
 
 use crate::event::Event;
 

@@ -11,6 +11,7 @@ use anstyle::Style;
 
 use super::{
     commands::{Command, commands},
+    draw::{Parts, heading, legend, share_of, wrapped},
     pretty::{self, BOLD, DIM, Paint, WARN, bytes, clock, comm, pid, shown},
 };
 use crate::{
@@ -96,14 +97,8 @@ impl Page {
         if let Some(name) = name {
             let _ = write!(line, " ── node {}", shown(name));
         }
-        line.push(' ');
-        let rest = self.width.saturating_sub(line.chars().count() + 3);
-        line.extend(std::iter::repeat_n('─', rest));
-        let _ = writeln!(
-            self.text,
-            "{}\n",
-            self.paint.on(BOLD, format_args!("── {line}"))
-        );
+        self.text.push_str(&heading(&line, self.width, self.paint));
+        self.text.push('\n');
         let verdict = event.verdict.as_ref();
         if let Some(summary) = verdict.and_then(|verdict| verdict.summary.as_deref()) {
             self.wrapped("", "", &shown(summary).to_string());
@@ -216,26 +211,8 @@ impl Page {
         self.text.push('\n');
     }
 
-    /// Text in lines no longer than the page, except for words that are.
     fn wrapped(&mut self, first: &str, rest: &str, text: &str) {
-        let mut line = first.to_owned();
-        let mut length = first.chars().count();
-        let mut begun = false;
-        for word in text.split(' ').filter(|word| !word.is_empty()) {
-            let more = word.chars().count();
-            if begun && length + 1 + more > self.width {
-                let _ = writeln!(self.text, "{line}");
-                (line, length, begun) = (rest.to_owned(), rest.chars().count(), false);
-            }
-            if begun {
-                line.push(' ');
-                length += 1;
-            }
-            line.push_str(word);
-            length += more;
-            begun = true;
-        }
-        let _ = writeln!(self.text, "{line}");
+        wrapped(&mut self.text, self.width, first, rest, text);
     }
 
     /// The candidates, a row each: what their points are made of, as numbers and as a bar.
@@ -281,7 +258,12 @@ impl Page {
             let _ = writeln!(self.text, "  … and {more} more");
         }
         if columns.bar > 0 {
-            let _ = writeln!(self.text, "  {}", self.paint.on(DIM, legend(&rows)));
+            let _ = writeln!(
+                self.text,
+                "  {}",
+                self.paint
+                    .on(DIM, legend(rows.iter().filter_map(|row| row.parts)))
+            );
         }
         self.text.push('\n');
     }
@@ -295,93 +277,12 @@ struct Row<'a> {
     parts: Option<Parts>,
 }
 
-/// The parts of the points, in bytes.
-#[derive(Clone, Copy)]
-struct Parts {
-    rss: i128,
-    swap: i128,
-    tables: i128,
-    share: i128,
-}
-
 impl<'a> Row<'a> {
     fn of(item: &'a Candidate, oom: &Oom) -> Self {
-        let share = match (item.oom_score_adj, oom.total_bytes) {
-            (0, _) => Some(0),
-            (adj, Some(total)) => Some(i128::from(adj) * i128::from(total) / 1000),
-            (_, None) => None,
-        };
-        let parts = || {
-            Some(Parts {
-                rss: item.rss_bytes?.into(),
-                swap: item.swap_bytes?.into(),
-                tables: item.pgtables_bytes?.into(),
-                share: share?,
-            })
-        };
-        Self {
-            item,
-            share,
-            parts: parts(),
-        }
+        let share = share_of(item.oom_score_adj, oom.total_bytes);
+        let parts = Parts::of(item, oom.total_bytes);
+        Self { item, share, parts }
     }
-}
-
-impl Parts {
-    /// What the bar shows: memory, and what `oom_score_adj` adds to it.
-    const fn length(self) -> i128 {
-        let held = self.rss + self.swap + self.tables;
-        if self.share > 0 {
-            held + self.share
-        } else {
-            held
-        }
-    }
-
-    /// The bar, `most` cells for `longest` bytes. What a negative `oom_score_adj` takes off is
-    /// dotted, from the right.
-    fn bar(self, longest: i128, most: usize) -> String {
-        let most = i128::try_from(most).unwrap_or(0);
-        let cells = |bytes: i128| (bytes * most + longest / 2) / longest.max(1);
-        let mut ends = [0; 4];
-        let mut sum = 0;
-        for (end, part) in
-            ends.iter_mut()
-                .zip([self.rss, self.swap, self.tables, self.share.max(0)])
-        {
-            sum += part;
-            *end = cells(sum);
-        }
-        let kept = cells((self.length() + self.share.min(0)).max(0));
-        (0..ends[3])
-            .map(|cell| match cell {
-                cell if cell >= kept => '·',
-                cell if cell < ends[0] => '█',
-                cell if cell < ends[1] => '▓',
-                cell if cell < ends[2] => '▒',
-                _ => '░',
-            })
-            .collect()
-    }
-}
-
-/// What the bars are made of, as far as it is in one of them.
-fn legend(rows: &[Row<'_>]) -> String {
-    let any = |what: fn(&Parts) -> bool| rows.iter().filter_map(|row| row.parts.as_ref()).any(what);
-    [
-        (any(|parts| parts.rss > 0), "█ rss"),
-        (any(|parts| parts.swap > 0), "▓ swap"),
-        (any(|parts| parts.tables > 0), "▒ page tables"),
-        (any(|parts| parts.share > 0), "░ oom_score_adj"),
-        (
-            any(|parts| parts.share < 0),
-            "· taken off by a negative oom_score_adj",
-        ),
-    ]
-    .into_iter()
-    .filter_map(|(is_there, what)| is_there.then_some(what))
-    .collect::<Vec<_>>()
-    .join("   ")
 }
 
 /// Which columns the ranking has, and how wide they are.

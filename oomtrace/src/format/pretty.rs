@@ -458,10 +458,15 @@ pub(super) fn path(path: Option<&String>) -> String {
     )
 }
 
-/// The time of day to the millisecond; without a date, the time since boot as dmesg has it.
+/// The time of day of an RFC 3339 time, to the millisecond.
+pub(super) fn time_of_day(time: &str) -> &str {
+    time.get(11..23).unwrap_or(time)
+}
+
+/// The time of day; without a date, the time since boot as dmesg has it.
 pub(super) fn clock(head: &Head) -> String {
     if let Some(time) = &head.time {
-        return time.get(11..23).unwrap_or(time).to_owned();
+        return time_of_day(time).to_owned();
     }
     let since_boot = head.boottime_ns.as_ref().and_then(|ns| ns.parse().ok());
     since_boot.map_or("at some time".to_owned(), |ns: u64| {

@@ -2,6 +2,7 @@
 //! leaves nothing behind.
 
 mod alive;
+mod audit;
 mod bad_input;
 mod basics;
 mod command_line;
@@ -12,6 +13,7 @@ mod names;
 mod output;
 mod paths;
 mod privileges;
+mod rank;
 mod rungs;
 mod stopping;
 mod storms;
@@ -113,6 +115,8 @@ pub fn all() -> Vec<Scenario> {
         names::SCENARIOS,
         groups::SCENARIOS,
         survival::SCENARIOS,
+        rank::SCENARIOS,
+        audit::SCENARIOS,
         storms::SCENARIOS,
         exits::SCENARIOS,
         whole_machine::SCENARIOS,
