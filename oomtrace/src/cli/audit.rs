@@ -39,8 +39,8 @@ Examples:
   oomtrace audit --json | jq -r '.findings[] | [.severity, .code, .summary] | @tsv'
   0 * * * *  oomtrace audit --ignore best_effort_pod       cron mails what was found
 
-Exit status: 0 when nothing is found, 1 when something is, 2 for wrong usage, or when the node cannot
-be looked at.";
+Exit status: 0 when nothing is found, 1 when something is, 2 for wrong usage or when it could not
+look.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
