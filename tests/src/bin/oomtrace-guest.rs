@@ -68,6 +68,9 @@ fn main() -> ExitCode {
         }
     }
     rustix::fs::sync();
+    // A slow console (PREEMPT_RT) still has lines to write, which the machine would not wait for.
+    let _ = rustix::termios::tcdrain(std::io::stdout());
+    std::thread::sleep(std::time::Duration::from_secs(1));
     // The machine is over with this; if it is not, the kernel panics as init ends.
     let _ = rustix::system::reboot(RebootCommand::PowerOff);
     ExitCode::FAILURE
