@@ -431,6 +431,7 @@ fn identity(all: &mut Differences, found: &Value, who: &str, facts: &Facts) {
         "level": if facts.cgroup_path == "/" { "node" } else { "slice" },
         "id": facts.cgroup_id.to_string(),
         "version": facts.cgroup_version,
+        "conmon": null,
     });
     all.expect(&name("cgroup"), &found["cgroup"], cgroup);
     all.expect(&name("container"), &found["container"], Value::Null);

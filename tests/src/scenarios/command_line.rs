@@ -118,9 +118,9 @@ fn schema_holds(env: &Env) -> Result<Outcome> {
         |event| event["oom"]["constraint"] = "whim".into(),
         |event| event["victim"]["memory"]["anon_rss_bytes"] = (-1).into(),
         |event| {
-            event["victim"]["memory"]
+            event["victim"]["cgroup"]
                 .as_object_mut()
-                .map(|memory| memory.remove("swap_bytes"));
+                .map(|cgroup| cgroup.remove("path_cut"));
         },
     ];
     for (number, spoil) in spoilt.iter().enumerate() {
