@@ -8,25 +8,11 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use common::{files, lines, recorded, unpacked};
+use common::{files, lines, oomtrace, recorded, unpacked};
 use oomtrace::event::{Event, OomKill};
 
 fn explain(args: &[&str], input: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_oomtrace"))
-        .arg("explain")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_owned();
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
-    // It may have ended without reading all.
-    let _ = writer.join().unwrap();
-    output
+    oomtrace(&[&["explain"], args].concat(), input)
 }
 
 /// The pages of what can be read; nothing is to be said on standard error.

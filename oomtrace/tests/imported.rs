@@ -2,38 +2,25 @@
 //! in which people keep them.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{Read, Write},
+    io::Write,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
 
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use common::{oomtrace, unpacked_bytes};
+use flate2::{Compression, write::GzEncoder};
 use serde_json::Value;
 
 /// 2026-11-21T16:20:11Z: when the machine of a rendered log was started.
 const BOOT_USEC: u64 = 1_795_278_011_000_000;
 
 fn import(args: &[&str], input: &[u8]) -> Output {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_oomtrace"))
-        .arg("import")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = program.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writer = std::thread::spawn(move || {
-        // It may have seen enough.
-        let _ = stdin.write_all(&input);
-    });
-    let output = program.wait_with_output().unwrap();
-    writer.join().unwrap();
-    output
+    oomtrace(&[&["import"], args].concat(), input)
 }
 
 fn events(args: &[&str], input: &[u8]) -> Vec<Value> {
@@ -48,37 +35,18 @@ fn events(args: &[&str], input: &[u8]) -> Vec<Value> {
         .collect()
 }
 
-fn unpacked(file: &Path) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    GzDecoder::new(fs::File::open(file).unwrap())
-        .read_to_end(&mut bytes)
-        .unwrap();
-    bytes
-}
-
 /// The logs that were recorded on real kernels, and the events of the same kills.
 fn recorded() -> Vec<(String, Vec<u8>, Vec<Value>)> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recorded");
-    let entries = |folder: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(folder).unwrap();
-        entries.map(|entry| entry.unwrap().path()).collect()
-    };
-    let mut logs: Vec<_> = entries(&root)
-        .iter()
-        .flat_map(|cell| entries(cell))
-        .collect();
-    logs.retain(|file| file.to_string_lossy().ends_with(".kmsg.gz"));
-    logs.sort();
+    let logs = common::files(".kmsg.gz");
     assert!(!logs.is_empty(), "nothing is recorded");
     let read = |log: &PathBuf| {
         let name = log.to_string_lossy().into_owned();
-        let kills = unpacked(Path::new(&name.replace(".kmsg.gz", ".jsonl.gz")));
-        let kills = String::from_utf8(kills).unwrap();
+        let kills = common::unpacked(Path::new(&name.replace(".kmsg.gz", ".jsonl.gz")));
         let kills = kills
             .lines()
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
             .filter(|event| event["kind"] == "oom_kill");
-        (name.clone(), unpacked(log), kills.collect())
+        (name.clone(), unpacked_bytes(log), kills.collect())
     };
     logs.iter().map(read).collect()
 }

@@ -2,9 +2,9 @@
 //! than was there.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use std::{fs::File, io::Read, path::Path};
+mod common;
 
-use flate2::read::GzDecoder;
+use common::recorded_file;
 use oomtrace::{
     event::Event,
     incident::Importer,
@@ -25,15 +25,6 @@ fn import(bytes: &[u8]) -> Vec<Event> {
     events
 }
 
-fn recorded(name: &str) -> Vec<u8> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recorded");
-    let mut bytes = Vec::new();
-    GzDecoder::new(File::open(root.join(name)).unwrap())
-        .read_to_end(&mut bytes)
-        .unwrap();
-    bytes
-}
-
 /// Lines of several kernels, as records and as dmesg prints them.
 fn corpus() -> Vec<Vec<u8>> {
     let mut lines = Vec::new();
@@ -42,7 +33,7 @@ fn corpus() -> Vec<Vec<u8>> {
         "7.3.plain/machine_with_swap.kmsg.gz",
         "6.12.plain/twenty_die_as_a_group.kmsg.gz",
     ] {
-        for line in recorded(name).split(|b| *b == b'\n') {
+        for line in recorded_file(name).split(|b| *b == b'\n') {
             lines.push(line.to_vec());
             let text = line
                 .iter()

@@ -1,4 +1,5 @@
-//! Events recorded on real kernels (`cargo xtask vm --record`).
+//! The program, given something to read; and logs and events recorded on real kernels (`cargo xtask
+//! vm --record`).
 #![allow(
     dead_code,
     clippy::allow_attributes,
@@ -7,8 +8,9 @@
 
 use std::{
     fs,
-    io::Read,
+    io::{Read, Write},
     path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
 };
 
 use flate2::read::GzDecoder;
@@ -16,6 +18,26 @@ use oomtrace::event::{Event, OomKill};
 
 /// The cell that single events are taken from.
 const CELL: &str = "6.12.plain";
+
+/// Runs the program with these arguments and this standard input.
+pub fn oomtrace(args: &[&str], input: &[u8]) -> Output {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_oomtrace"))
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = program.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        // It may have ended without reading all.
+        let _ = stdin.write_all(&input);
+    });
+    let output = program.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recorded")
@@ -36,13 +58,23 @@ pub fn files(ending: &str) -> Vec<PathBuf> {
     files
 }
 
+/// What a file holds.
+pub fn unpacked_bytes(file: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    GzDecoder::new(fs::File::open(file).unwrap())
+        .read_to_end(&mut bytes)
+        .unwrap();
+    bytes
+}
+
 /// A file's text.
 pub fn unpacked(file: &Path) -> String {
-    let mut text = String::new();
-    GzDecoder::new(fs::File::open(file).unwrap())
-        .read_to_string(&mut text)
-        .unwrap();
-    text
+    String::from_utf8(unpacked_bytes(file)).unwrap()
+}
+
+/// One recorded file: `CELL/SCENARIO.kmsg.gz` or `.jsonl.gz`.
+pub fn recorded_file(name: &str) -> Vec<u8> {
+    unpacked_bytes(&root().join(name))
 }
 
 /// The lines of a scenario's events, on one kernel.
