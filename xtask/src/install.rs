@@ -18,10 +18,14 @@ pub struct Need {
 }
 
 /// What virtual machines take is in `vm::machine`.
-const NEEDS: [Need; 7] = [
+const NEEDS: [Need; 8] = [
     Need {
         package: "bpftrace",
         has: "bpftrace",
+    },
+    Need {
+        package: "chromium-headless-shell",
+        has: "chromium-headless-shell",
     },
     Need {
         package: "gcc",

@@ -23,6 +23,7 @@ mod tests;
 
 use std::iter::Peekable;
 
+use clap::ValueEnum;
 use name::{Leaf, Step};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -80,7 +81,20 @@ pub enum Level {
 }
 
 /// Quality-of-service class of a pod, as its place in the tree tells it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    ValueEnum,
+)]
+#[value(rename_all = "verbatim")]
 pub enum QosClass {
     /// Directly below kubepods.
     Guaranteed,

@@ -2,18 +2,16 @@
 
 use std::{
     collections::VecDeque,
-    fs::File,
-    io::{self, BufRead, BufReader, IsTerminal, Read, Write},
-    path::{Path, PathBuf},
+    io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
 
-use super::Color;
+use super::{Color, events::Count};
 use crate::{
-    event::{Enrichment, Event, LateEnrichment, OomKill, Role},
+    event::{Event, OomKill, Role},
     format::{self, Decision},
 };
 
@@ -35,15 +33,13 @@ Exit status: 0 when something could be read, 1 when nothing could, 2 for wrong u
 
 /// Decisions that wait for the rest of their victims and outcomes.
 const MOST_OPEN: usize = 64;
-/// An event is not longer than this.
-const MOST_BYTES: usize = 8 << 20;
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Events as `oomtrace trace --format json` writes them; `-` is standard input
+    /// Event logs, packed or not, and directories of them; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
-    file: PathBuf,
+    files: Vec<PathBuf>,
 
     /// When to use colours
     #[arg(long, value_enum, default_value_t = Color::Auto)]
@@ -63,150 +59,24 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             out.flush()
         },
     };
-    let read = read(open(&args.file)?, &mut |event| book.take(event))?;
+    let mut count = Count::default();
+    let mut kills = 0_u64;
+    count.read(&args.files, &mut |event, _| {
+        if let Some(event) = event {
+            kills += u64::from(matches!(event, Event::OomKill(_) | Event::OomMark(_)));
+            book.take(event).context("standard output")?;
+        }
+        Ok(())
+    })?;
     book.close()?;
-    if read.events == 0 {
-        anstream::eprintln!("oomtrace: no event was read from {}", args.file.display());
+    if count.events == 0 {
+        anstream::eprintln!("oomtrace: no event was read");
         return Ok(ExitCode::FAILURE);
     }
-    if read.kills == 0 {
-        anstream::eprintln!("oomtrace: no OOM kill in {} records", read.events);
+    if kills == 0 {
+        anstream::eprintln!("oomtrace: no OOM kill in {} records", count.events);
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn open(file: &Path) -> Result<Box<dyn BufRead>> {
-    if file.as_os_str() == "-" {
-        if io::stdin().is_terminal() {
-            anstream::eprintln!("oomtrace: reading events from the terminal; end with Ctrl-D");
-        }
-        return Ok(Box::new(BufReader::new(io::stdin())));
-    }
-    let file = File::open(file).with_context(|| format!("opening {}", file.display()))?;
-    Ok(Box::new(BufReader::new(file)))
-}
-
-/// What was read.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Count {
-    /// Records of all kinds.
-    events: u64,
-    /// Kills and marks among them.
-    kills: u64,
-}
-
-/// Reads events: JSON objects, each on a line of its own or spread over several. What is something
-/// else is named on standard error and passed over.
-fn read(mut input: impl BufRead, take: &mut impl FnMut(Event) -> io::Result<()>) -> Result<Count> {
-    let mut count = Count::default();
-    let mut pending = Pending::default();
-    let mut line = Vec::new();
-    for number in 1_u64.. {
-        line.clear();
-        let most = u64::try_from(MOST_BYTES).unwrap_or(u64::MAX);
-        let length = input
-            .by_ref()
-            .take(most)
-            .read_until(b'\n', &mut line)
-            .context("reading")?;
-        if length == 0 {
-            pending.give_up();
-            break;
-        }
-        match pending.add(&line, number) {
-            Found::Nothing => {}
-            Found::Other => count.events += 1,
-            Found::Event(event) => {
-                count.events += 1;
-                count.kills += u64::from(matches!(*event, Event::OomKill(_) | Event::OomMark(_)));
-                take(*event).context("standard output")?;
-            }
-        }
-    }
-    Ok(count)
-}
-
-/// The beginning of an object that is spread over several lines.
-#[derive(Default)]
-struct Pending {
-    text: Vec<u8>,
-    first_line: u64,
-}
-
-/// What a line was, or ended.
-enum Found {
-    /// Nothing yet, or nothing that can be read.
-    Nothing,
-    /// A record that is not explained.
-    Other,
-    /// An event.
-    Event(Box<Event>),
-}
-
-/// What an object must have to be a record.
-#[derive(Deserialize)]
-struct Kind {
-    kind: String,
-}
-
-impl Pending {
-    fn add(&mut self, line: &[u8], number: u64) -> Found {
-        let text = line.trim_ascii();
-        let begins = self.text.is_empty();
-        if begins {
-            if text.is_empty() {
-                return Found::Nothing;
-            }
-            if !text.starts_with(b"{") {
-                complain(number, "not a JSON object");
-                return Found::Nothing;
-            }
-            self.first_line = number;
-        }
-        self.text.extend_from_slice(line);
-        // Only here can an object end.
-        if !text.ends_with(b"}") && self.text.len() < MOST_BYTES {
-            return Found::Nothing;
-        }
-        match parse(&self.text) {
-            Ok(found) => {
-                self.text.clear();
-                found
-            }
-            Err(error) if error.is_eof() && self.text.len() < MOST_BYTES => Found::Nothing,
-            Err(error) => {
-                self.text.clear();
-                complain(self.first_line, &error.to_string());
-                // The line may be an event of its own, after one that was cut off.
-                if begins {
-                    Found::Nothing
-                } else {
-                    self.add(line, number)
-                }
-            }
-        }
-    }
-
-    fn give_up(&self) {
-        if !self.text.is_empty() {
-            complain(self.first_line, "it ends within a JSON object");
-        }
-    }
-}
-
-fn parse(text: &[u8]) -> serde_json::Result<Found> {
-    let Kind { kind } = serde_json::from_slice(text)?;
-    Ok(match kind.as_str() {
-        "oom_kill" | "oom_mark" | "oom_outcome" | "enrichment" => {
-            Found::Event(Box::new(serde_json::from_slice(text)?))
-        }
-        _ => Found::Other,
-    })
-}
-
-fn complain(line: u64, what: &str) {
-    // It may quote the input.
-    anstream::eprintln!("oomtrace: line {line}: {}", what.escape_debug());
 }
 
 /// The decisions whose page is not written yet, in the order they came.
@@ -228,31 +98,12 @@ impl<W: FnMut(&Decision) -> io::Result<()>> Book<W> {
                 }
             }
             Event::Enrichment(late) => {
-                let LateEnrichment {
-                    head,
-                    victim,
-                    trigger,
-                    enrichment,
-                    ..
-                } = *late;
                 let mut kills = self
                     .open
                     .iter_mut()
                     .flat_map(|(_, decision)| decision.kills.iter_mut().chain(&mut decision.marks));
-                if let Some(kill) = kills.find(|kill| kill.head.event_id == head.event_id) {
-                    let held = kill.victim.container.take();
-                    (kill.victim.container, kill.victim.pod) = (victim.container, victim.pod);
-                    // These the kernel told at the kill.
-                    if let (Some(container), Some(held)) = (&mut kill.victim.container, held) {
-                        container.memory_usage_bytes = held.memory_usage_bytes;
-                        container.memory_limit_bytes = held.memory_limit_bytes;
-                    }
-                    (kill.trigger.container, kill.trigger.pod) = (trigger.container, trigger.pod);
-                    // Nothing more will come, whether that is all or not.
-                    kill.enrichment = Some(Enrichment {
-                        complete: true,
-                        ..enrichment
-                    });
+                if let Some(kill) = kills.find(|kill| kill.head.event_id == late.head.event_id) {
+                    kill.enrich(*late);
                 }
             }
             Event::Loss(_) | Event::Status(_) => {}

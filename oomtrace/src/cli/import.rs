@@ -1,7 +1,6 @@
 //! `oomtrace import`: kernel logs to the same records.
 
 mod against;
-mod progress;
 
 use std::{
     fs::File,
@@ -13,8 +12,12 @@ use std::{
 use anyhow::{Context, Result};
 use jiff::tz::Offset;
 
-use self::{against::Against, progress::Progress};
-use super::{Color, trace::candidates};
+use self::against::Against;
+use super::{
+    Color,
+    progress::{self, Progress},
+    trace::candidates,
+};
 use crate::{
     event::Event,
     format::Format,

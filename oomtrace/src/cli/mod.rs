@@ -2,12 +2,16 @@
 
 mod audit;
 mod doctor;
+mod events;
 mod explain;
 mod import;
 mod kubernetes;
 mod node;
+mod progress;
 mod rank;
+mod report;
 mod schema;
+mod show;
 mod trace;
 
 use std::{io, process::ExitCode};
@@ -46,6 +50,10 @@ enum Verb {
     Rank(rank::Args),
     /// Find what will bite when memory runs out: limits that are near, pods without requests, …
     Audit(audit::Args),
+    /// Print the events of event logs, those that you want
+    Show(show::Args),
+    /// Turn event logs into one page: when, who, why, how often, and what to change
+    Report(report::Args),
     /// Tell what works on this machine, and why the rest does not
     Doctor(doctor::Args),
     /// Print the JSON Schema of the records
@@ -82,6 +90,8 @@ fn run(verb: Verb) -> Result<ExitCode> {
         Verb::Import(args) => import::run(args),
         Verb::Rank(args) => rank::run(&args),
         Verb::Audit(args) => audit::run(&args),
+        Verb::Show(args) => show::run(&args),
+        Verb::Report(args) => report::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
         Verb::Schema(args) => schema::run(&args),
         Verb::Completions { shell } => {

@@ -11,6 +11,7 @@ mod verdict;
 
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,17 @@ pub enum Event {
 
 impl Event {
     /// What every record begins with.
+    pub fn head(&self) -> &Head {
+        match self {
+            Self::OomKill(event) | Self::OomMark(event) => &event.head,
+            Self::OomOutcome(event) => &event.head,
+            Self::Enrichment(event) => &event.head,
+            Self::Loss(event) => &event.head,
+            Self::Status(event) => &event.head,
+        }
+    }
+
+    /// The same, to be changed.
     pub fn head_mut(&mut self) -> &mut Head {
         match self {
             Self::OomKill(event) | Self::OomMark(event) => &mut event.head,
@@ -79,6 +91,13 @@ pub struct Head {
     pub node: Arc<Node>,
     /// How the facts were obtained.
     pub source: Source,
+}
+
+impl Head {
+    /// When it happened, in nanoseconds since the Unix epoch.
+    pub fn unix_ns(&self) -> Option<u64> {
+        self.time_unix_ns.as_ref()?.parse().ok()
+    }
 }
 
 /// The machine the event happened on.
@@ -224,8 +243,21 @@ pub enum Constraint {
 }
 
 /// Whose limit was hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    JsonSchema,
+    ValueEnum,
+)]
 #[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
 pub enum Scope {
     /// A container's.
     Container,
@@ -622,6 +654,31 @@ pub struct LateEnrichment {
     pub trigger: Whose,
     /// Where the facts came from.
     pub enrichment: Enrichment,
+}
+
+impl OomKill {
+    /// Adds what became known later.
+    pub fn enrich(&mut self, late: LateEnrichment) {
+        let LateEnrichment {
+            victim,
+            trigger,
+            enrichment,
+            ..
+        } = late;
+        let held = self.victim.container.take();
+        (self.victim.container, self.victim.pod) = (victim.container, victim.pod);
+        // These the kernel told at the kill.
+        if let (Some(container), Some(held)) = (&mut self.victim.container, held) {
+            container.memory_usage_bytes = held.memory_usage_bytes;
+            container.memory_limit_bytes = held.memory_limit_bytes;
+        }
+        (self.trigger.container, self.trigger.pod) = (trigger.container, trigger.pod);
+        // Nothing more will come, whether that is all or not.
+        self.enrichment = Some(Enrichment {
+            complete: true,
+            ..enrichment
+        });
+    }
 }
 
 /// Whose process it is.

@@ -51,7 +51,7 @@ pub(super) fn share_of(oom_score_adj: i32, total_bytes: Option<u64>) -> Option<i
 
 /// The parts of the points, in bytes.
 #[derive(Clone, Copy)]
-pub(super) struct Parts {
+pub(crate) struct Parts {
     pub rss: i128,
     pub swap: i128,
     pub tables: i128,

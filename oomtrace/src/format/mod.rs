@@ -2,13 +2,15 @@
 
 mod audit;
 mod commands;
-mod draw;
+pub(crate) mod csv;
+pub(crate) mod draw;
 mod json;
-mod page;
-mod pretty;
+pub(crate) mod page;
+pub(crate) mod pretty;
 mod rank;
 
 pub use audit::audit;
+pub use csv::{csv, csv_header};
 pub use json::json;
 pub use page::{Decision, WIDTH, page};
 pub use pretty::pretty;

@@ -41,7 +41,7 @@ pub struct Decision {
 
 impl Decision {
     /// The victim the page is about: the one that was chosen, where it is here.
-    fn main(&self) -> Option<&OomKill> {
+    pub fn main(&self) -> Option<&OomKill> {
         let chosen = |kill: &&OomKill| kill.victim.role == Some(Role::Chosen);
         let kills = || self.kills.iter();
         kills()
@@ -270,15 +270,15 @@ impl Page {
 }
 
 /// A candidate, and its parts in bytes where all are known.
-struct Row<'a> {
-    item: &'a Candidate,
+pub(crate) struct Row<'a> {
+    pub(crate) item: &'a Candidate,
     /// What `oom_score_adj` adds; unknown where what the decision could use is, unless it is 0.
-    share: Option<i128>,
-    parts: Option<Parts>,
+    pub(crate) share: Option<i128>,
+    pub(crate) parts: Option<Parts>,
 }
 
 impl<'a> Row<'a> {
-    fn of(item: &'a Candidate, oom: &Oom) -> Self {
+    pub(crate) fn of(item: &'a Candidate, oom: &Oom) -> Self {
         let share = share_of(item.oom_score_adj, oom.total_bytes);
         let parts = Parts::of(item, oom.total_bytes);
         Self { item, share, parts }
@@ -382,12 +382,12 @@ impl Columns {
     }
 }
 
-fn signed(bytes: i128) -> String {
+pub(crate) fn signed(bytes: i128) -> String {
     let size = amount(u64::try_from(bytes.unsigned_abs()).unwrap_or(u64::MAX));
     if bytes < 0 { format!("-{size}") } else { size }
 }
 
-fn how_it_ended(outcome: &OomOutcome) -> String {
+pub(crate) fn how_it_ended(outcome: &OomOutcome) -> String {
     let reaped = if outcome.reaped {
         "; the OOM reaper freed its memory"
     } else {
@@ -403,7 +403,7 @@ fn how_it_ended(outcome: &OomOutcome) -> String {
 }
 
 /// What made it this one, from the facts.
-fn why(event: &OomKill) -> Vec<String> {
+pub(crate) fn why(event: &OomKill) -> Vec<String> {
     let OomKill {
         oom,
         victim,
@@ -512,7 +512,7 @@ fn flag_says(flag: VerdictFlag, event: &OomKill) -> String {
 }
 
 /// What would have changed it, and why nothing can be said where it cannot.
-fn what_would_have_spared(event: &OomKill) -> Vec<String> {
+pub(crate) fn what_would_have_spared(event: &OomKill) -> Vec<String> {
     let OomKill {
         oom,
         victim,

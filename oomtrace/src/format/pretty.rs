@@ -35,8 +35,8 @@ pub fn pretty(event: &Event, color: bool, out: &mut Vec<u8>) {
 
 /// Writes in colour, or not.
 #[derive(Clone, Copy)]
-pub(super) struct Paint {
-    pub color: bool,
+pub(crate) struct Paint {
+    pub(crate) color: bool,
 }
 
 impl Paint {
@@ -119,7 +119,7 @@ impl Paint {
         parts.join("  ")
     }
 
-    pub(super) fn limit(self, oom: &Oom) -> String {
+    pub(crate) fn limit(self, oom: &Oom) -> String {
         let Some(memcg) = &oom.memcg else {
             return match oom.constraint {
                 Some(Constraint::None) => format!(
@@ -349,7 +349,7 @@ fn lowest_zone(oom: &Oom) -> String {
     )
 }
 
-pub(super) fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
+pub(crate) fn place(pod: Option<&Pod>, container: Option<&Container>) -> String {
     let mut parts = Vec::new();
     if let Some(pod) = pod {
         match (&pod.namespace, &pod.name) {
@@ -378,7 +378,7 @@ pub(super) fn place(pod: Option<&Pod>, container: Option<&Container>) -> String 
     parts.join("  ")
 }
 
-pub(super) fn memory(memory: Option<&VictimMemory>) -> String {
+pub(crate) fn memory(memory: Option<&VictimMemory>) -> String {
     let Some(memory) = memory else {
         return "already gone".to_owned();
     };
@@ -407,7 +407,7 @@ pub(super) fn memory(memory: Option<&VictimMemory>) -> String {
     text
 }
 
-pub(super) fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String {
+pub(crate) fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String {
     if oom.sysrq == Some(true) {
         return "SysRq; nobody's allocation".to_owned();
     }
@@ -434,7 +434,7 @@ pub(super) fn who_asked(trigger: &Trigger, victim: &Victim, oom: &Oom) -> String
     text
 }
 
-pub(super) fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
+pub(crate) fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
     match (pid, tid) {
         (Some(pid), Some(tid)) if tid != pid => format!("(pid {pid}, thread {tid})"),
         (Some(pid), _) => format!("(pid {pid})"),
@@ -443,7 +443,7 @@ pub(super) fn pid(pid: Option<u32>, tid: Option<u32>) -> String {
     }
 }
 
-pub(super) fn comm(name: Option<&str>) -> String {
+pub(crate) fn comm(name: Option<&str>) -> String {
     name.map_or_else(
         || "(name unknown)".to_owned(),
         |name| shown(name).to_string(),
@@ -451,7 +451,7 @@ pub(super) fn comm(name: Option<&str>) -> String {
 }
 
 /// A path, its middle left out when it is long.
-pub(super) fn path(path: Option<&String>) -> String {
+pub(crate) fn path(path: Option<&String>) -> String {
     path.map_or_else(
         || "(path unknown)".to_owned(),
         |path| shown(&brief(path, 100)).to_string(),
@@ -464,7 +464,7 @@ pub(super) fn time_of_day(time: &str) -> &str {
 }
 
 /// The time of day; without a date, the time since boot as dmesg has it.
-pub(super) fn clock(head: &Head) -> String {
+pub(crate) fn clock(head: &Head) -> String {
     if let Some(time) = &head.time {
         return time_of_day(time).to_owned();
     }
@@ -479,15 +479,20 @@ pub(super) fn bytes(bytes: Option<u64>) -> String {
     bytes.map_or_else(|| "unknown".to_owned(), amount)
 }
 
+/// Control characters, and those that are not seen or turn the direction of the text.
+pub(crate) fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{061c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
 /// A name that is safe on a terminal: control characters, and those that turn the direction of
 /// the text, are written out.
-pub(super) fn shown(name: &str) -> impl Display {
+pub(crate) fn shown(name: &str) -> impl Display {
     struct Shown<'a>(&'a str);
     impl Display for Shown<'_> {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             self.0.chars().try_for_each(|character| {
-                let turns = matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
-                if character.is_control() || turns || character == '\\' {
+                if is_hidden(character) || character == '\\' {
                     write!(f, "{}", character.escape_default())
                 } else {
                     f.write_char(character)

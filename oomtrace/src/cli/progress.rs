@@ -1,4 +1,4 @@
-//! How far an import has come, on a terminal, when it takes longer than a second.
+//! How far reading files has come, on a terminal, when it takes longer than a second.
 
 use std::{
     cell::Cell,
