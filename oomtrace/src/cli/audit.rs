@@ -88,8 +88,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         line
     } else {
         let stdout = io::stdout();
-        let width = rustix::termios::tcgetwinsize(&stdout)
-            .map_or(*format::WIDTH.end(), |size| usize::from(size.ws_col));
+        let width = super::terminal_size(&stdout).map_or(*format::WIDTH.end(), |(width, _)| width);
         format::audit(&audit, width, args.color.on(&stdout)).into_bytes()
     };
     super::print(&text)?;

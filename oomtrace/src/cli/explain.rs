@@ -48,8 +48,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let stdout = io::stdout();
-    let width = rustix::termios::tcgetwinsize(&stdout)
-        .map_or(*format::WIDTH.end(), |size| usize::from(size.ws_col));
+    let width = super::terminal_size(&stdout).map_or(*format::WIDTH.end(), |(width, _)| width);
     let color = args.color.on(&stdout);
     let mut out = stdout.lock();
     let mut book = Book {

@@ -129,6 +129,12 @@ impl Color {
     }
 }
 
+/// Columns and lines of the terminal, if standard output is one.
+fn terminal_size(stdout: &io::Stdout) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+    Some((usize::from(size.ws_col), usize::from(size.ws_row)))
+}
+
 /// Writes all of `bytes` to standard output.
 fn print(bytes: &[u8]) -> Result<ExitCode> {
     use io::Write as _;

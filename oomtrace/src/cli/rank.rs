@@ -108,9 +108,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 /// Columns and lines of the terminal; where there is none, enough.
 fn size(stdout: &io::Stdout) -> (usize, usize) {
-    rustix::termios::tcgetwinsize(stdout).map_or((*format::RANK_WIDTH.end(), 50), |size| {
-        (usize::from(size.ws_col), usize::from(size.ws_row))
-    })
+    super::terminal_size(stdout).unwrap_or((*format::RANK_WIDTH.end(), 50))
 }
 
 /// The text in place of what stands on the terminal: line by line, so that nothing flickers.
