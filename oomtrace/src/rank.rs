@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::{
     cgroup::{self, Level, QosClass},
-    event::{Candidate, Node},
+    event::{Candidate, Node, Whose},
     explain::points,
     node::{
+        Names,
         cgroups::{Memcg, is_within},
         task::{Spared, Task},
-        whose::{Names, Whose},
     },
 };
 
@@ -384,7 +384,7 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{explain::Footprint, node::whose};
+    use crate::explain::Footprint;
 
     const MIB: u64 = 1 << 20;
     const POD: &str = "/kubepods.slice/kubepods-burstable.slice/\
@@ -437,7 +437,7 @@ mod tests {
             kill_allocating_task: Some(1),
             panic_on_oom: Some(1),
         };
-        rank(&facts, usize::MAX, &whose::from_path)
+        rank(&facts, usize::MAX, &Whose::from_path)
     }
 
     fn order(ranking: &Ranking) -> Vec<u32> {

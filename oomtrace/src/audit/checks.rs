@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     cgroup::{self, Level, QosClass},
-    event::Pod,
+    event::{Pod, Whose},
     explain::{amount, expected_of},
     node::{
+        Names,
         cgroups::Memcg,
         task::{Spared, Task},
-        whose::{Names, Whose},
     },
 };
 

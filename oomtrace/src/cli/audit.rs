@@ -7,8 +7,9 @@ use anyhow::Result;
 use super::{Color, node::Node};
 use crate::{
     audit::{self, Audit, Code, Facts},
+    event::Whose,
     format,
-    node::{full_pressure, task::Task, whose},
+    node::{full_pressure, task::Task},
 };
 
 const AFTER_HELP: &str = "\
@@ -132,5 +133,5 @@ fn read(args: &Args) -> Result<Audit> {
         overcommit_memory: root.number("/proc/sys/vm/overcommit_memory"),
         near_percent: args.near,
     };
-    Ok(audit::audit(&facts, &args.ignore, &whose::from_path))
+    Ok(audit::audit(&facts, &args.ignore, &Whose::from_path))
 }

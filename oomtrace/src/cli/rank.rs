@@ -13,8 +13,8 @@ use anyhow::{Context, Result, bail};
 
 use super::{Color, node::Node};
 use crate::{
+    event::Whose,
     format::{self, By},
-    node::whose,
     rank::{self, Facts, Ranking},
 };
 
@@ -170,5 +170,5 @@ fn read(node: &Node, args: &Args, most: usize) -> Result<Ranking> {
         kill_allocating_task: node.root.number("/proc/sys/vm/oom_kill_allocating_task"),
         panic_on_oom: node.root.number("/proc/sys/vm/panic_on_oom"),
     };
-    Ok(rank::rank(&facts, most, &whose::from_path))
+    Ok(rank::rank(&facts, most, &Whose::from_path))
 }

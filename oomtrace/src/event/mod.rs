@@ -20,7 +20,7 @@ pub use id::{event_id, oom_id};
 pub use time::{Clock, boottime_ns, rfc3339};
 pub use verdict::{NextVictim, Survival, Verdict, VerdictCode, VerdictFlag};
 
-use crate::cgroup::{Level, QosClass};
+use crate::cgroup::{self, Level, Placement, QosClass};
 
 /// The value of every record's `schema`.
 pub const SCHEMA: &str = "oomtrace.event/v1";
@@ -681,13 +681,38 @@ impl OomKill {
     }
 }
 
-/// Whose process it is.
+/// Whose process or cgroup it is, as far as known: names, requests and limits where a source of pods
+/// has told them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Whose {
     /// Its container.
     pub container: Option<Container>,
     /// Its pod.
     pub pod: Option<Pod>,
+}
+
+impl Whose {
+    /// What a cgroup path alone tells: the pod's uid and QoS class, the container's id.
+    pub fn from_path(path: &[u8]) -> Self {
+        Self::of(&cgroup::resolve(path))
+    }
+
+    /// What one reading of a path tells.
+    pub fn of(placement: &Placement) -> Self {
+        Self {
+            container: placement.container.as_ref().map(|container| Container {
+                id: container.id.clone(),
+                runtime: container.runtime.map(|runtime| runtime.name().to_owned()),
+                ..Container::default()
+            }),
+            pod: placement.pod.as_ref().map(|pod| Pod {
+                uid: pod.uid.clone(),
+                qos_class: placement.qos_class,
+                qos_source: placement.qos_class.map(|_| QosSource::CgroupPath),
+                ..Pod::default()
+            }),
+        }
+    }
 }
 
 /// What became of a victim.

@@ -815,7 +815,7 @@ fn zone_memory(zone: &kernel_log::Zone, page_size: Option<u64>) -> ZoneMemory {
 
 fn whose(known: Option<Known>) -> (Option<Container>, Option<Pod>, Option<Enrichment>) {
     known.map_or((None, None, None), |known| {
-        (known.container, known.pod, known.enrichment)
+        (known.whose.container, known.whose.pod, known.enrichment)
     })
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     cgroup::Placement,
-    event::{Container, Enrichment, Pod, QosSource, Whose},
+    event::{Enrichment, Whose},
 };
 
 /// Knows pods and containers by name.
@@ -20,10 +20,8 @@ pub trait Directory: fmt::Debug + Send + Sync {
 pub struct Known {
     /// What its path tells.
     pub placement: Placement,
-    /// The container.
-    pub container: Option<Container>,
-    /// The pod.
-    pub pod: Option<Pod>,
+    /// The container and the pod.
+    pub whose: Whose,
     /// Where the facts came from that the path does not tell.
     pub enrichment: Option<Enrichment>,
 }
@@ -37,17 +35,7 @@ impl Known {
     /// What one reading of a path tells.
     pub fn from_placement(placement: Placement) -> Self {
         Self {
-            container: placement.container.as_ref().map(|container| Container {
-                id: container.id.clone(),
-                runtime: container.runtime.map(|runtime| runtime.name().to_owned()),
-                ..Container::default()
-            }),
-            pod: placement.pod.as_ref().map(|pod| Pod {
-                uid: pod.uid.clone(),
-                qos_class: placement.qos_class,
-                qos_source: placement.qos_class.map(|_| QosSource::CgroupPath),
-                ..Pod::default()
-            }),
+            whose: Whose::of(&placement),
             enrichment: None,
             placement,
         }

@@ -66,11 +66,6 @@ fn answered(pods: &Pods, question: Question) -> Answered {
     Answered {
         question,
         enrichment: Enrichment::of_both(victim, trigger),
-        whose: known.map(|known| {
-            known.map_or_else(Whose::default, |known| Whose {
-                container: known.container,
-                pod: known.pod,
-            })
-        }),
+        whose: known.map(|known| known.map_or_else(Whose::default, |known| known.whose)),
     }
 }

@@ -264,14 +264,14 @@ impl Cache {
         }
         let qos_class = known.placement.qos_class;
         let pod = self.described_pod(&key, qos_class, pod_views, &mut told, now_ns);
-        known.container = known.container.map(|container| {
+        known.whose.container = known.whose.container.map(|container| {
             self.described_container(container, &key, views, pod_views, &mut told, now_ns)
         });
         let asking = pod_views.iter().any(|view| view.facts.owner_asked);
         let has_spec = !self.health.iter().any(|(source, _)| source.tells_spec())
             || pod_views.iter().any(|view| view.source.tells_spec());
         let named = pod.name.is_some()
-            && known.container.as_ref().is_none_or(|container| {
+            && known.whose.container.as_ref().is_none_or(|container| {
                 container.name.is_some() || container.role == Some(ContainerRole::Pause)
             });
         if self.health.is_empty() {
@@ -293,7 +293,7 @@ impl Cache {
             age_ms: told.age_ns.map(|age| age / 1_000_000),
             errors: told.errors,
         });
-        known.pod = Some(pod);
+        known.whose.pod = Some(pod);
         Some(known)
     }
 

@@ -149,7 +149,7 @@ fn api(
 impl Quick {
     /// Asks about what is not known in full.
     pub async fn ask(&self, pods: &Pods, known: &Known) {
-        match (&known.container, &known.pod) {
+        match (&known.whose.container, &known.whose.pod) {
             (Some(container), _) => {
                 if let Some(bundles) = &self.bundles {
                     bundles.read(pods, &container.id);
