@@ -25,10 +25,7 @@ use crate::{
     event::ContainerRole,
     kubernetes::{
         Pods,
-        facts::{
-            ContainerFacts, PodFacts, Source, image, is_container_id, is_name, is_pod_key,
-            is_static_key,
-        },
+        facts::{ContainerFacts, PodFacts, Source, image, is_container_id, is_name, is_pod_key},
     },
 };
 
@@ -206,15 +203,7 @@ fn facts(id: &str, config: &[u8]) -> Option<(Option<PodFacts>, ContainerFacts)> 
     };
     let pod = namespace
         .zip(pod)
-        .filter(|(namespace, pod)| is_name(namespace) && is_name(pod));
-    let pod = pod.map(|(namespace, pod)| PodFacts {
-        key: uid.into(),
-        uid: uid.into(),
-        namespace: namespace.into(),
-        name: pod.into(),
-        is_static: is_static_key(uid).then_some(true),
-        ..PodFacts::default()
-    });
+        .and_then(|(namespace, pod)| PodFacts::named(uid, namespace, pod));
     Some((pod, container))
 }
 
