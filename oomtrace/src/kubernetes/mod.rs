@@ -98,7 +98,16 @@ impl Pods {
         }
     }
 
-    /// A source has told all it knows.
+    /// A source has told all it knows since a generation began; the rest has gone.
+    fn told_all(&self, source: Source, generation: u64) {
+        self.put(|cache, now_ns| {
+            cache.end(source, generation, now_ns);
+            false
+        });
+        self.live(source);
+    }
+
+    /// A source answers.
     fn live(&self, source: Source) {
         if let Some(health) = self.cache().health_mut(source) {
             if health.state != PodSourceState::Live {

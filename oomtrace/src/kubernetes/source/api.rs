@@ -144,11 +144,7 @@ impl Api {
         if version.is_empty() {
             return Err(Error::Answer("a list without a resourceVersion".to_owned()));
         }
-        self.pods.put(|cache, now_ns| {
-            cache.end(Source::Api, generation, now_ns);
-            false
-        });
-        self.pods.live(Source::Api);
+        self.pods.told_all(Source::Api, generation);
         process::release_memory();
         Ok(version)
     }

@@ -95,11 +95,7 @@ impl Bundles {
                 self.read(pods, id);
             }
         }
-        pods.put(|cache, now_ns| {
-            cache.end(Source::Bundle, generation, now_ns);
-            false
-        });
-        pods.live(Source::Bundle);
+        pods.told_all(Source::Bundle, generation);
         loop {
             for (name, there) in watched.next().await? {
                 let Some(id) = name.to_str().filter(|id| is_container_id(id)) else {

@@ -31,7 +31,6 @@ pub async fn run(server: Server, pods: Arc<Pods>, labels: Arc<[String]>, period:
         match read(&server, &pods, &labels).await {
             Ok(()) => {
                 backoff.reset();
-                pods.live(Source::Kubelet);
                 sleep(TOGETHER).await;
                 let _ = timeout(period.saturating_sub(TOGETHER), pods.new_pod.notified()).await;
             }
@@ -57,10 +56,7 @@ async fn read(server: &Server, pods: &Pods, labels: &[String]) -> Result<(), Err
     items
         .end()
         .map_err(|error| Error::Answer(error.to_string()))?;
-    pods.put(|cache, now_ns| {
-        cache.end(Source::Kubelet, generation, now_ns);
-        false
-    });
+    pods.told_all(Source::Kubelet, generation);
     process::release_memory();
     Ok(())
 }

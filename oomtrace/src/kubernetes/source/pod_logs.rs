@@ -39,11 +39,7 @@ async fn follow(folder: &Path, pods: &Pods) -> io::Result<()> {
             pods.put(|cache, now_ns| cache.pod(Source::PodLogs, pod, now_ns));
         }
     }
-    pods.put(|cache, now_ns| {
-        cache.end(Source::PodLogs, generation, now_ns);
-        false
-    });
-    pods.live(Source::PodLogs);
+    pods.told_all(Source::PodLogs, generation);
     loop {
         for (name, there) in watched.next().await? {
             pods.answered(Source::PodLogs);
