@@ -26,6 +26,7 @@ use crate::{
     incident::{Answered, Assembler, Directory, Incident, Joiner, Kill, Question, Sources},
     kernel_log::{self, KmsgReader},
     kubernetes::{self, Kubernetes},
+    node::{Root, cgroups::Paths},
     probe::{HookSet, Probe, Request, decode::Task},
     process,
     sink::{QUEUE_BYTES, Stdout},
@@ -182,6 +183,7 @@ impl Tracer {
             directory: kubernetes
                 .as_ref()
                 .map(|kubernetes| Arc::clone(&kubernetes.pods) as Arc<dyn Directory>),
+            cgroups: Some(Box::new(Paths::new(Root::new("/".into())))),
         };
         let limits = Limits {
             ring_buffer_bytes: options.ring_bytes.into(),

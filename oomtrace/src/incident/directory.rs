@@ -15,6 +15,13 @@ pub trait Directory: fmt::Debug + Send + Sync {
     fn look_up(&self, path: &[u8], cut: bool) -> Known;
 }
 
+/// Finds the memory cgroups of processes that are there.
+pub trait Cgroups: fmt::Debug {
+    /// The path of the memory cgroup with this kernfs id, which a process is in; `None` where that
+    /// cannot be made sure of. Stands between a kill and its record: must not wait.
+    fn path(&mut self, pid: u32, id: u64) -> Option<&[u8]>;
+}
+
 /// Whose cgroup it is.
 #[derive(Clone, Debug)]
 pub struct Known {
