@@ -1,6 +1,6 @@
 //! Stands in for the sources of pods where the program was built without them.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use crate::{
     event,
@@ -42,6 +42,11 @@ impl Kubernetes {
     /// Never.
     pub const fn start(_: Options) -> io::Result<Option<Self>> {
         Ok(None)
+    }
+
+    /// Never called.
+    pub fn settle(&self, _: Duration) {
+        match *self.pods {}
     }
 
     /// Never called.

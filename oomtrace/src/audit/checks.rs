@@ -58,6 +58,7 @@ pub fn audit(facts: &Facts<'_>, ignore: &[Code], names: &Names<'_>) -> Audit {
         time: facts.time.clone(),
         node: facts.node.clone(),
         whole_node: facts.whole_node,
+        kubernetes: facts.kubernetes.clone(),
         looked_at: LookedAt {
             cgroups: count(facts.memcgs.len()),
             pods: count(tree.pods.len()),

@@ -96,6 +96,7 @@ impl Machine {
         let [panic_on_oom, kill_allocating_task, overcommit_memory] = self.sysctls.map(Some);
         let facts = Facts {
             node: Node::default(),
+            kubernetes: None,
             time: String::new(),
             whole_node: Some(true),
             memory: self.memory,

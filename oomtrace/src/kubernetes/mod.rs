@@ -20,7 +20,7 @@ use std::{
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, mpsc};
@@ -29,7 +29,7 @@ use cache::Cache;
 use facts::Source;
 
 use crate::{
-    event::{self, PodSourceState, boottime_ns},
+    event::{self, PodSource, PodSourceState, boottime_ns},
     incident::{Answered, Directory, Known, Question},
     process,
 };
@@ -186,6 +186,15 @@ impl Kubernetes {
             questions,
             answers,
         }))
+    }
+
+    /// Waits until every source has answered or failed, but not longer than this.
+    pub fn settle(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let starting = |source: &PodSource| source.state == PodSourceState::Starting;
+        while self.pods.status().sources.iter().any(starting) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Asks about a kill; never waits. What is learnt comes from [`next`](Self::next). Returns
