@@ -11,7 +11,10 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
 
 use super::{
     Backoff,
@@ -33,6 +36,8 @@ const PAGE: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a watch lasts.
 const WATCH_SECONDS: u32 = 290;
+/// A watch that ends sooner is taken to have failed.
+const BRIEF: Duration = Duration::from_secs(1);
 /// The server sends a bookmark every minute or so; when nothing comes for much longer the connection
 /// is dead and nobody has told.
 const QUIET: Duration = Duration::from_secs(150);
@@ -85,25 +90,33 @@ impl Api {
         // The first list may come from the server's memory; after it said Gone that may be too old.
         let mut recent = false;
         loop {
-            let step = match &mut at {
-                None => self.list(recent).await.map(|version| {
-                    at = Some(version);
-                    Ended::Over
-                }),
-                Some(at) => self.watch(at).await,
+            let Some(version) = &mut at else {
+                match self.list(recent).await {
+                    Ok(version) => at = Some(version),
+                    Err(error) => {
+                        self.pods.failed(Source::Api, &error.to_string());
+                        sleep(backoff.next()).await;
+                    }
+                }
+                continue;
             };
-            match step {
-                Ok(Ended::Over) => backoff.reset(),
+            let began = Instant::now();
+            let ended = self.watch(version).await;
+            // A server that ends each watch at once must not be asked again at once.
+            let brief = began.elapsed() < BRIEF;
+            if !brief {
+                backoff.reset();
+            }
+            match ended {
+                Ok(Ended::Over) if !brief => continue,
+                Ok(Ended::Over) => {}
                 Ok(Ended::Gone) => {
                     tracing::debug!("pods: api: the watch cannot go on; listing anew");
                     (at, recent) = (None, true);
-                    sleep(backoff.next()).await;
                 }
-                Err(error) => {
-                    self.pods.failed(Source::Api, &error.to_string());
-                    sleep(backoff.next()).await;
-                }
+                Err(error) => self.pods.failed(Source::Api, &error.to_string()),
             }
+            sleep(backoff.next()).await;
         }
     }
 
