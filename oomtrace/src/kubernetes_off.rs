@@ -4,7 +4,7 @@ use std::{io, sync::Arc, time::Duration};
 
 use crate::{
     event,
-    incident::{Answered, Directory, Known, Question},
+    incident::{Directory, Known, News, Question},
 };
 
 /// Nothing to choose.
@@ -55,12 +55,7 @@ impl Kubernetes {
     }
 
     /// Never called.
-    pub async fn next(&mut self) -> Answered {
-        match *self.pods {}
-    }
-
-    /// Never called.
-    pub fn try_next(&mut self) -> Option<Answered> {
+    pub async fn next(&mut self) -> News {
         match *self.pods {}
     }
 }

@@ -6,6 +6,7 @@
 
 mod gfp;
 mod id;
+mod killers;
 mod time;
 mod verdict;
 
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 pub use gfp::gfp_flag_names;
 pub use id::{event_id, oom_id};
+pub use killers::{EvictedContainer, Eviction, NodeCondition, PodEviction, UserspaceKill};
 pub use time::{Clock, boottime_ns, rfc3339};
 pub use verdict::{NextVictim, Survival, Verdict, VerdictCode, VerdictFlag};
 
@@ -38,6 +40,11 @@ pub enum Event {
     OomOutcome(Box<OomOutcome>),
     /// Facts about the pods of a kill that came after its record had gone out.
     Enrichment(Box<LateEnrichment>),
+    /// The kubelet evicted a pod: it killed all of its processes. The kernel knows nothing of it.
+    PodEviction(Box<PodEviction>),
+    /// A program killed all processes of a cgroup because memory was short. The kernel knows nothing
+    /// of it.
+    UserspaceKill(Box<UserspaceKill>),
     /// Records were lost; how many is exact.
     Loss(Box<Loss>),
     /// The tracer itself: start, heartbeat, stop.
@@ -51,6 +58,8 @@ impl Event {
             Self::OomKill(event) | Self::OomMark(event) => &event.head,
             Self::OomOutcome(event) => &event.head,
             Self::Enrichment(event) => &event.head,
+            Self::PodEviction(event) => &event.head,
+            Self::UserspaceKill(event) => &event.head,
             Self::Loss(event) => &event.head,
             Self::Status(event) => &event.head,
         }
@@ -62,6 +71,8 @@ impl Event {
             Self::OomKill(event) | Self::OomMark(event) => &mut event.head,
             Self::OomOutcome(event) => &mut event.head,
             Self::Enrichment(event) => &mut event.head,
+            Self::PodEviction(event) => &mut event.head,
+            Self::UserspaceKill(event) => &mut event.head,
             Self::Loss(event) => &mut event.head,
             Self::Status(event) => &mut event.head,
         }
@@ -138,6 +149,10 @@ pub enum SourceKind {
     Ebpf,
     /// A kernel log.
     KernelLog,
+    /// The status of a pod.
+    PodStatus,
+    /// The system bus (D-Bus).
+    SystemBus,
 }
 
 /// One victim of one OOM decision (`oom_kill`), or a task marked while it was exiting

@@ -406,7 +406,8 @@ impl Assembler {
         (victim, enrichment)
     }
 
-    fn look_up(&self, path: &[u8], cut: bool) -> Known {
+    /// Whose a cgroup is.
+    pub fn look_up(&self, path: &[u8], cut: bool) -> Known {
         match &self.directory {
             Some(directory) => directory.look_up(path, cut),
             None => Known::from_path(path, cut),

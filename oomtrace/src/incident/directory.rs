@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     cgroup::Placement,
-    event::{Enrichment, Whose},
+    event::{Enrichment, Eviction, NodeCondition, Pod, Whose},
 };
 
 /// Knows pods and containers by name.
@@ -100,6 +100,28 @@ pub struct Answered {
     pub whose: [Whose; 2],
     /// Where the facts came from.
     pub enrichment: Option<Enrichment>,
+}
+
+/// A pod was evicted.
+#[derive(Clone, Debug)]
+pub struct Evicted {
+    /// The pod.
+    pub pod: Pod,
+    /// What its status tells.
+    pub eviction: Eviction,
+    /// The node's conditions by now.
+    pub node_conditions: Option<Vec<NodeCondition>>,
+    /// Where the facts came from.
+    pub enrichment: Option<Enrichment>,
+}
+
+/// What comes from the sources of pods by itself.
+#[derive(Debug)]
+pub enum News {
+    /// What was learnt of a kill.
+    Answered(Answered),
+    /// A pod was evicted.
+    Evicted(Box<Evicted>),
 }
 
 #[cfg(test)]

@@ -90,6 +90,8 @@ pub struct PodFacts {
     pub memory: Memory,
     /// Its containers, as they are to be.
     pub containers: Box<[ContainerSpec]>,
+    /// Whether the kubelet evicted it.
+    pub evicted: bool,
     /// Ids of the containers that the source tells of together with the pod.
     pub ids: Box<[Box<str>]>,
 }

@@ -11,12 +11,14 @@
 
 mod ask;
 pub mod cache;
+mod eviction;
 pub mod facts;
 pub mod pod;
 pub mod quantity;
 pub mod source;
 
 use std::{
+    collections::VecDeque,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,16 +28,18 @@ use std::{
 use tokio::sync::{Notify, mpsc};
 
 use cache::Cache;
-use facts::Source;
+use facts::{ContainerFacts, PodFacts, Source};
 
 use crate::{
-    event::{self, PodSource, PodSourceState, boottime_ns},
-    incident::{Answered, Directory, Known, Question},
+    event::{self, Eviction, PodSource, PodSourceState, boottime_ns},
+    incident::{Directory, Known, News, Question},
     process,
 };
 
 /// Kills that are asked about at the same time.
 const MOST_QUESTIONS: usize = 64;
+/// Evictions that wait to be told.
+const MOST_EVICTIONS: usize = 1024;
 
 /// Which sources to use.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +68,10 @@ pub struct Pods {
     changed: Notify,
     /// A pod is there that the kubelet has not told of yet.
     new_pod: Notify,
+    /// Pods that were evicted, and that nobody has been told of.
+    evicted: Mutex<VecDeque<(Box<str>, Eviction)>>,
+    /// There is one.
+    new_eviction: Notify,
 }
 
 impl Pods {
@@ -77,6 +85,45 @@ impl Pods {
         self.changed.notify_waiters();
         if new {
             self.new_pod.notify_one();
+        }
+    }
+
+    /// A source tells of a pod in full, with its status. Returns whether the pod is new.
+    fn put_whole(
+        &self,
+        source: Source,
+        (facts, containers): (PodFacts, Vec<ContainerFacts>),
+        eviction: Option<Eviction>,
+    ) -> bool {
+        let key = facts.key.clone();
+        let mut cache = self.cache();
+        // What the first list has was so before this program began.
+        let news = cache.knows_statuses() && !cache.is_evicted(&key);
+        let new = cache.whole_pod(source, facts, containers, boottime_ns());
+        drop(cache);
+        self.changed.notify_waiters();
+        if let Some(eviction) = eviction.filter(|_| news) {
+            let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+            if evicted.len() < MOST_EVICTIONS {
+                evicted.push_back((key, eviction));
+            }
+            drop(evicted);
+            self.new_eviction.notify_one();
+        }
+        new
+    }
+
+    /// The next pod that was evicted.
+    async fn next_eviction(&self) -> (Box<str>, Eviction) {
+        loop {
+            let next = || {
+                let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+                evicted.pop_front()
+            };
+            if let Some(next) = next() {
+                return next;
+            }
+            self.new_eviction.notified().await;
         }
     }
 
@@ -150,7 +197,7 @@ pub struct Kubernetes {
     /// What they have found out.
     pub pods: Arc<Pods>,
     questions: mpsc::Sender<Question>,
-    answers: mpsc::Receiver<Answered>,
+    answers: mpsc::Receiver<News>,
 }
 
 impl Kubernetes {
@@ -203,16 +250,11 @@ impl Kubernetes {
         self.questions.try_send(question).is_ok()
     }
 
-    /// The next answer; pends for ever when the sources have ended.
-    pub async fn next(&mut self) -> Answered {
+    /// What the sources tell next; pends for ever when the sources have ended.
+    pub async fn next(&mut self) -> News {
         match self.answers.recv().await {
-            Some(answered) => answered,
+            Some(news) => news,
             None => std::future::pending().await,
         }
-    }
-
-    /// An answer that is there.
-    pub fn try_next(&mut self) -> Option<Answered> {
-        self.answers.try_recv().ok()
     }
 }

@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -21,11 +21,11 @@ use super::{
     http::{Error, Server},
 };
 use crate::{
-    event::Owner,
+    event::{NodeCondition, Owner},
     kubernetes::{
         Pods,
         facts::{PodFacts, Source, is_name},
-        pod::{ApiPod, Items, Metadata},
+        pod::{ApiPod, Condition, Items, Metadata},
     },
     process,
 };
@@ -43,6 +43,8 @@ const BRIEF: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(150);
 /// A line of a watch has one pod.
 const MOST_BYTES: usize = 4 << 20;
+/// An eviction is told without the node's conditions after this.
+const AT_ONCE: Duration = Duration::from_secs(5);
 /// ReplicaSets that are remembered, and that wait to be asked about.
 const MOST_OWNERS: usize = 1024;
 
@@ -264,8 +266,39 @@ impl Api {
                 }
             }
         }
-        self.pods
-            .put(|cache, now_ns| cache.whole_pod(Source::Api, facts, containers, now_ns));
+        let eviction = pod.eviction();
+        let whole = (facts, containers);
+        if self.pods.put_whole(Source::Api, whole, eviction) {
+            self.pods.new_pod.notify_one();
+        }
+    }
+}
+
+/// The conditions of a node. `None` where they may not be read.
+pub async fn node_conditions(server: &Server, node: &str) -> Option<Vec<NodeCondition>> {
+    #[derive(Deserialize)]
+    struct Node {
+        status: NodeStatus,
+    }
+    #[derive(Deserialize)]
+    struct NodeStatus {
+        conditions: Vec<Condition>,
+    }
+    let read = async {
+        let body = server.get(&format!("/api/v1/nodes/{node}")).await?;
+        let body = body.all(PATIENCE, MOST_BYTES).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::Answer(error.to_string()))
+    };
+    match timeout(AT_ONCE, read).await {
+        Ok(Ok(Node { status })) => {
+            let conditions = status.conditions.into_iter();
+            Some(conditions.filter_map(Condition::of_node).collect())
+        }
+        Ok(Err(error)) => {
+            tracing::debug!("pods: api: the node's conditions: {error}");
+            None
+        }
+        Err(_) => None,
     }
 }
 

@@ -63,14 +63,11 @@ async fn read(server: &Server, pods: &Pods, labels: &[String]) -> Result<(), Err
 
 /// Takes in a pod of a list, if it is one.
 fn take(pods: &Pods, source: Source, labels: &[String], item: &[u8]) {
-    let facts = serde_json::from_slice::<ApiPod>(item).ok();
-    let Some((pod, containers)) = facts.and_then(|pod| pod.facts(labels)) else {
+    let pod = serde_json::from_slice::<ApiPod>(item).ok();
+    let Some((pod, whole)) = pod.and_then(|pod| Some((pod.facts(labels)?, pod))) else {
         tracing::debug!("pods: {} tells of what is no pod", source.name());
         return;
     };
-    pods.put(|cache, now_ns| {
-        cache.whole_pod(source, pod, containers, now_ns);
-        // It is what it has just told; nobody need ask it again.
-        false
-    });
+    // A new one is what it has just told; nobody need ask it again.
+    pods.put_whole(source, pod, whole.eviction());
 }
