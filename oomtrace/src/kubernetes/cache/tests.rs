@@ -415,3 +415,58 @@ proptest! {
         let _ = with_cri().answer(&path, cut, SECOND);
     }
 }
+
+/// Hours without an answer take nothing away, and say how old it is; what went meanwhile is known
+/// for ten minutes more from when that is learnt.
+#[test]
+fn hours_of_outage() {
+    const HOUR: u64 = 3600 * SECOND;
+    let mut cache = Cache::default();
+    live(&mut cache, Source::Api, SECOND);
+    let generation = cache.begin();
+    cache.whole_pod(
+        Source::Api,
+        pod(POD, "checkout"),
+        vec![container(id('a'), POD, "app")],
+        SECOND,
+    );
+    cache.end(Source::Api, generation, SECOND);
+    if let Some(health) = cache.health_mut(Source::Api) {
+        health.state = PodSourceState::Failed;
+        health.error = Some("no answer".to_owned());
+    }
+    let at = |cache: &Cache, now_ns| {
+        let known = cache.answer(path(POD, 'a').as_bytes(), false, now_ns);
+        known.expect("an answer")
+    };
+    let known = at(&cache, 6 * HOUR + SECOND);
+    assert_eq!(names(&known), (Some("checkout"), Some("app")));
+    assert_eq!(enrichment(&known).age_ms, Some(6 * 3_600_000));
+    assert_eq!(enrichment(&known).errors, ["api: no answer"]);
+    // It answers again, and the pod is no more.
+    live(&mut cache, Source::Api, 6 * HOUR);
+    let generation = cache.begin();
+    cache.end(Source::Api, generation, 6 * HOUR);
+    let kept = 6 * HOUR + store::KEPT_NS;
+    assert_eq!(names(&at(&cache, kept - 1)).0, Some("checkout"));
+    cache.pod(Source::Api, pod(OTHER, "later"), kept);
+    assert_eq!(names(&at(&cache, kept)).0, None);
+}
+
+/// An eviction is known once, whoever tells it.
+#[test]
+fn evicted_pods() {
+    let mut cache = Cache::default();
+    live(&mut cache, Source::Cri, SECOND);
+    assert!(!cache.knows_statuses());
+    live(&mut cache, Source::Kubelet, SECOND);
+    assert!(cache.knows_statuses() && !cache.is_evicted(POD));
+    let mut evicted = pod(POD, "checkout");
+    evicted.evicted = true;
+    cache.whole_pod(Source::Kubelet, evicted, Vec::new(), SECOND);
+    cache.whole_pod(Source::Api, pod(POD, "checkout"), Vec::new(), SECOND);
+    assert!(cache.is_evicted(POD));
+    let (found, told) = cache.pod_of(POD, SECOND);
+    assert_eq!(found.name.as_deref(), Some("checkout"));
+    assert_eq!(told.sources, ["api", "kubelet"]);
+}
