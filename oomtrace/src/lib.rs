@@ -27,6 +27,7 @@ pub mod kernel_log;
 #[cfg_attr(not(feature = "kubernetes"), path = "kubernetes_off.rs")]
 pub mod kubernetes;
 pub mod node;
+pub mod oomd;
 pub mod probe;
 pub mod process;
 pub mod rank;

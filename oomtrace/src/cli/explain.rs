@@ -105,7 +105,8 @@ impl<W: FnMut(&Decision) -> io::Result<()>> Book<W> {
                     kill.enrich(*late);
                 }
             }
-            Event::Loss(_) | Event::Status(_) => {}
+            Event::PodEviction(_) | Event::UserspaceKill(_) | Event::Loss(_) | Event::Status(_) => {
+            }
         }
         while self.open.len() > MOST_OPEN
             || self

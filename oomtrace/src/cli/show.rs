@@ -115,6 +115,10 @@ enum Kind {
     OomOutcome,
     /// What became known of a kill later.
     Enrichment,
+    /// The kubelet evicted a pod.
+    PodEviction,
+    /// A program killed a cgroup.
+    UserspaceKill,
     /// Records were lost.
     Loss,
     /// The tracer itself.
@@ -310,6 +314,8 @@ impl<'a> Wanted<'a> {
                 Kind::Enrichment,
                 !filter.is_of_victims() || self.awaited.contains(&late.head.event_id),
             ),
+            Event::PodEviction(_) => (Kind::PodEviction, !filter.is_of_victims()),
+            Event::UserspaceKill(_) => (Kind::UserspaceKill, !filter.is_of_victims()),
             Event::Loss(_) => (Kind::Loss, !filter.is_of_victims()),
             Event::Status(_) => (Kind::Status, !filter.is_of_victims()),
         };

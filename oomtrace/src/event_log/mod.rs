@@ -157,6 +157,8 @@ fn parse(text: &[u8]) -> serde_json::Result<Item> {
         b"oom_mark" => Event::OomMark(serde_json::from_slice(text)?),
         b"oom_outcome" => Event::OomOutcome(serde_json::from_slice(text)?),
         b"enrichment" => Event::Enrichment(serde_json::from_slice(text)?),
+        b"pod_eviction" => Event::PodEviction(serde_json::from_slice(text)?),
+        b"userspace_kill" => Event::UserspaceKill(serde_json::from_slice(text)?),
         b"loss" => Event::Loss(serde_json::from_slice(text)?),
         b"status" => Event::Status(serde_json::from_slice(text)?),
         _ => return Ok(Item::Unknown),
@@ -173,6 +175,8 @@ fn first_kind(text: &[u8]) -> Option<&[u8]> {
         b"oom_mark",
         b"oom_outcome",
         b"enrichment",
+        b"pod_eviction",
+        b"userspace_kill",
         b"loss",
         b"status",
     ];

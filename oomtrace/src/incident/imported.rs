@@ -12,13 +12,13 @@ use super::{
         MEMCG_MESSAGE, Ranking, constraint_of_name, limit, node_memory, number, reported_memcg,
         scope, text,
     },
-    directory::Known,
 };
 use crate::{
     cgroup::{self, Placement},
     event::{
         Candidate, CandidateSource, Cgroup, Constraint, Container, Event, Head, Memcg, Node, Oom,
-        OomKill, Pod, Role, SCHEMA, Source, SourceKind, Trigger, Victim, VictimMemory, rfc3339,
+        OomKill, Pod, Role, SCHEMA, Source, SourceKind, Trigger, Victim, VictimMemory, Whose,
+        rfc3339,
     },
     explain::{self, Case, Footprint, Held},
     kernel_log::{Found, KilledLine, LogPath, Origin, Output, Report, TaskRow, What},
@@ -779,8 +779,8 @@ impl<'a> Decision<'a> {
         let row = tid.and_then(|tid| row_of(self.rows(), tid));
         // The kernel prints the name of the innermost cpuset, which may be a container's.
         let cpuset = report.cpuset.as_deref().filter(|name| *name != b"/");
-        let container =
-            cpuset.and_then(|name| Known::from_path(&[b"/", name].concat(), true).container);
+        let container = cpuset
+            .and_then(|name| Whose::of(&Placement::of(&[b"/", name].concat(), true)).container);
         Trigger {
             pid: row.map(|row| row.tgid),
             tid,
@@ -880,12 +880,8 @@ impl<'a> Decision<'a> {
         let Some(path) = path else {
             return (None, None, None);
         };
-        let Known {
-            placement,
-            container,
-            pod,
-            ..
-        } = Known::from_path(&path.bytes, false);
+        let placement = cgroup::resolve(&path.bytes);
+        let Whose { container, pod } = Whose::of(&placement);
         let cgroup = Cgroup {
             path: Some(text(&path.bytes)),
             path_cut: false,

@@ -1,11 +1,15 @@
 //! The memory cgroups of the node.
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fs,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
+
+use super::{Root, task::memory_cgroup};
+use crate::incident::Cgroups;
 
 /// From here on a limit is none: what the files of cgroup v1 show then is the largest signed number,
 /// rounded down to pages.
@@ -107,6 +111,51 @@ impl Hierarchy {
             found.extend(self.memcg(&path));
         }
         found
+    }
+}
+
+/// Where the memory cgroups of processes are, by kernfs id. What was found is remembered: an id is
+/// not given twice while the machine runs (`kernfs_new_node` in `fs/kernfs/dir.c`).
+#[derive(Debug)]
+pub struct Paths {
+    root: Root,
+    hierarchy: Option<Hierarchy>,
+    known: HashMap<u64, Vec<u8>>,
+}
+
+/// Cgroups that are remembered.
+const MOST_PATHS: usize = 1024;
+
+impl Paths {
+    /// Those of a node.
+    pub fn new(root: Root) -> Self {
+        Self {
+            hierarchy: root.hierarchy(),
+            root,
+            known: HashMap::new(),
+        }
+    }
+
+    fn find(&self, pid: u32, id: u64) -> Option<Vec<u8>> {
+        let hierarchy = self.hierarchy.as_ref()?;
+        let text = fs::read(self.root.at(format!("/proc/{pid}/cgroup"))).ok()?;
+        let path = memory_cgroup(&text, hierarchy.version)?;
+        // The process may be another one by now, or in another cgroup.
+        let there = fs::metadata(hierarchy.directory(&path)?).ok()?.ino();
+        (there == id).then_some(path)
+    }
+}
+
+impl Cgroups for Paths {
+    fn path(&mut self, pid: u32, id: u64) -> Option<&[u8]> {
+        if !self.known.contains_key(&id) {
+            let path = self.find(pid, id)?;
+            if self.known.len() >= MOST_PATHS {
+                self.known.clear();
+            }
+            self.known.insert(id, path);
+        }
+        self.known.get(&id).map(Vec::as_slice)
     }
 }
 

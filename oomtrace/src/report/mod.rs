@@ -178,7 +178,8 @@ impl Report {
             }
             Event::OomOutcome(outcome) => self.outcome(*outcome),
             Event::Enrichment(late) => self.enrich(*late),
-            Event::Loss(_) | Event::Status(_) => {}
+            Event::PodEviction(_) | Event::UserspaceKill(_) | Event::Loss(_) | Event::Status(_) => {
+            }
         }
     }
 
