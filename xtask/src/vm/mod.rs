@@ -74,9 +74,9 @@ impl Args {
         }
     }
 
-    /// Whether a boot is a whole cell of the matrix, and so a result to keep.
-    fn is_whole(&self) -> bool {
-        self.scenario.is_empty() && self.hooks.is_none() && self.append.is_none()
+    /// Whether a boot belongs to the matrix, and so is a result to keep.
+    fn is_of_the_matrix(&self) -> bool {
+        self.hooks.is_none() && self.append.is_none()
     }
 
     /// What the kernel's command line gets, besides what the machine needs.
@@ -147,16 +147,22 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
         }
     }
     println!("guest programs");
-    let mut archives = BTreeMap::new();
+    let mut programs = BTreeMap::new();
     for (kernel, _) in &cells {
         let machine = kernel.machine;
-        if !archives.contains_key(machine.target) {
+        if !programs.contains_key(machine.target) {
             install::packages(machine.needs)?;
-            archives.insert(machine.target, guest::initramfs(machine, &cache)?);
+            let built = guest::build(machine, &cache, &["oomtrace", "oomtrace-tests"])?;
+            programs.insert(machine.target, built);
         }
     }
     let mut sum = Tally::default();
     for (kernel, image) in &cells {
+        let initramfs = guest::initramfs(
+            &programs[kernel.machine.target],
+            &image.modules,
+            &cache.join(format!("initramfs-{}.cpio", kernel.name)),
+        )?;
         for variant in &variants {
             let (kernel, name) = (variant.of(kernel), kernel.name);
             println!(
@@ -166,12 +172,10 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
             let log = cache
                 .join("log")
                 .join(format!("{name}.{}.log", variant.name));
-            let initramfs = &archives[kernel.machine.target];
             let append = args.append_for(variant);
             let mut cell = Cell::default();
             let began = Instant::now();
-            let end = machine::boot(&kernel, &image.file, initramfs, &append, &log, &mut cell);
-            cell.seconds = began.elapsed().as_secs_f32();
+            let end = machine::boot(&kernel, &image.file, &initramfs, &append, &log, &mut cell);
             let tally = cell.tally();
             let error = match end {
                 Ok(counted) if counted == tally => None,
@@ -191,7 +195,7 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
                 tally.passed,
                 tally.failed,
                 tally.skipped,
-                cell.seconds,
+                began.elapsed().as_secs_f32(),
                 log.display()
             );
             if args.record {
@@ -201,8 +205,10 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
                         .join(format!("{name}.{}", variant.name)),
                 )?;
             }
-            if args.is_whole() {
-                cell.write(&cache.join("results"), name, &image.origin, variant.name)?;
+            if args.is_of_the_matrix() {
+                let folder = cache.join("results");
+                let is_whole = args.scenario.is_empty();
+                cell.write(&folder, name, &image.origin, variant.name, is_whole)?;
             }
             sum.passed += tally.passed;
             sum.failed += tally.failed;
