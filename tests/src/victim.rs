@@ -3,8 +3,7 @@
 use std::{
     io::{BufRead, BufReader, Write},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc,
-    time::Duration,
+    sync::mpsc::{self, RecvTimeoutError},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -88,18 +87,32 @@ impl Victim {
     /// # Errors
     /// When it says something else, or nothing.
     pub fn says(&self, word: &str) -> Result<Vec<u32>> {
-        self.says_within(PATIENCE, word)
+        self.says_while(word, || Ok(0))
     }
 
-    /// The same, with more patience.
+    /// The same, where it has much to do: it is waited for as long as `progress` grows.
     ///
     /// # Errors
-    /// When it says something else, or nothing.
-    pub fn says_within(&self, patience: Duration, word: &str) -> Result<Vec<u32>> {
-        let line = self
-            .lines
-            .recv_timeout(patience)
-            .with_context(|| format!("waiting for the victim to say {word:?}"))?;
+    /// When it says something else, or nothing, or `progress` fails.
+    pub fn says_while(
+        &self,
+        word: &str,
+        mut progress: impl FnMut() -> Result<u64>,
+    ) -> Result<Vec<u32>> {
+        let mut before = progress()?;
+        let line = loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => break line,
+                Err(error) => {
+                    let now = progress()?;
+                    if error == RecvTimeoutError::Disconnected || now <= before {
+                        return Err(error)
+                            .with_context(|| format!("waiting for the victim to say {word:?}"));
+                    }
+                    before = now;
+                }
+            }
+        };
         let mut words = line.split(' ');
         ensure!(
             words.next() == Some(word),
@@ -165,7 +178,7 @@ impl Victim {
     /// # Errors
     /// When it does not come.
     pub fn end(&mut self) -> Result<ExitStatus> {
-        wait_at_most(&mut self.child, PATIENCE.max(Duration::from_secs(60)))
+        wait_at_most(&mut self.child, PATIENCE)
     }
 }
 
