@@ -1,13 +1,16 @@
 //! Processes to be killed: `oomtrace-victim`, as seen from the test.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 
 use crate::{Env, PATIENCE, cgroup::Cgroup, tracer::wait_at_most};
 
@@ -124,6 +127,31 @@ impl Victim {
                     .with_context(|| format!("the victim said {line:?}"))
             })
             .collect()
+    }
+
+    /// Keeps it to one processor; `idle` for when nobody else wants that.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn runs_on_the_first_processor(&self, idle: bool) -> Result<()> {
+        let pid = i32::try_from(self.pid())?;
+        let ours = sched_getaffinity(None)?;
+        let mut one = CpuSet::new();
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| ours.is_set(*cpu));
+        one.set(first.context("no processor")?);
+        sched_setaffinity(Pid::from_raw(pid), &one)?;
+        if idle {
+            let parameters = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the kernel only reads the parameters.
+            let result =
+                unsafe { libc::sched_setscheduler(pid, libc::SCHED_IDLE, &raw const parameters) };
+            ensure!(
+                result == 0,
+                "sched_setscheduler: {}",
+                io::Error::last_os_error()
+            );
+        }
+        Ok(())
     }
 
     /// Lets it go.
