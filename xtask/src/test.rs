@@ -19,7 +19,7 @@ pub struct Args {
     /// Without virtual machines
     #[arg(long)]
     fast: bool,
-    /// All kernels in all variants of the machine, which takes more than an hour
+    /// All kernels in all variants of the machine, which takes hours
     #[arg(long, conflicts_with = "fast")]
     matrix: bool,
 }

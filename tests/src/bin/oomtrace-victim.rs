@@ -5,6 +5,7 @@
 //!   eat                 take anonymous memory until killed
 //!   share MIB           take MIB of shared memory, then as `eat`
 //!   hold MIB            take MIB, say "holding", and sleep
+//!   hold-wide MIB       map a page of zeros many times over, then as `hold`
 //!   leader-exits        the first thread exits, another one goes on as `eat`
 //!   parent              a child goes on as `eat`; the parent outlives it
 //!   storm N             N children one after another take memory until killed
@@ -73,9 +74,12 @@ fn run() -> Result<()> {
             take(bytes, libc::MAP_SHARED, libc::MADV_NOHUGEPAGE)?;
             eat()
         }
-        ["hold", mib] => {
+        ["hold" | "hold-wide", mib] => {
             let bytes = number(mib)? << 20;
             wait_to_be_let_go("ready")?;
+            if mode[0] == "hold-wide" {
+                map_zeros()?;
+            }
             take(bytes, libc::MAP_PRIVATE, libc::MADV_NOHUGEPAGE)?;
             wait_to_be_let_go("holding")?;
             eat()
@@ -139,6 +143,22 @@ fn map(bytes: usize, flags: i32, file: i32) -> Result<*mut u8> {
         std::io::Error::last_os_error()
     );
     Ok(start.cast())
+}
+
+/// Maps what is only read: that takes page tables, and none of the memory they are for. Whoever
+/// walks over this address space is busy for a while.
+fn map_zeros() -> Result<()> {
+    const PAGES: usize = 1 << 17;
+    let page = rustix::param::page_size();
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let start = map(PAGES * page, flags, -1)?;
+    // SAFETY: the mapping of above.
+    unsafe { libc::madvise(start.cast(), PAGES * page, libc::MADV_NOHUGEPAGE) };
+    for index in 0..PAGES {
+        // SAFETY: within the mapping of above.
+        unsafe { start.add(index * page).read_volatile() };
+    }
+    Ok(())
 }
 
 /// Maps memory and touches a page of it after the other, while `more` says so, to which it tells

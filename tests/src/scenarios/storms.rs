@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::{MIB, Needs, Outcome, Scenario};
 use crate::{
-    Env, PATIENCE,
+    Env,
     cgroup::Cgroup,
     compare, read,
     tracer::{Ended, Tracer},
@@ -53,8 +53,7 @@ fn storm(env: &Env, kills: usize) -> Result<BTreeSet<u64>> {
     };
     let mut parent = Victim::start(env, &cgroup, &look, &["storm", &kills.to_string()])?;
     parent.go()?;
-    let patience = PATIENCE * u32::try_from(kills.div_ceil(100))?;
-    let victims = parent.says_within(patience, "killed")?;
+    let victims = parent.says_while("killed", oom_kills)?;
     parent.go()?;
     parent.end()?;
     ensure!(victims.len() == kills, "{} victims", victims.len());

@@ -162,6 +162,9 @@ fn play(env: &Env, first_adj: i32) -> Result<Option<Round>> {
         };
         let mib = (bytes / MIB).to_string();
         let mut victim = Victim::start(env, &cgroup, &look, &["hold", &mib])?;
+        // Where the third ran on while the first victim gives back its memory, 7.3 takes a second
+        // and a third one: it no longer waits for one that exits.
+        victim.runs_on_the_first_processor(bytes == THIRD)?;
         victim.go()?;
         anyhow::Ok(victim)
     };
