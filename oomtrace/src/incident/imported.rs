@@ -235,18 +235,24 @@ impl Importer {
         }
         let decision = Decision::new(&under);
         self.unexplained += u64::from(decision.formula == Formula::DoesNotExplain);
+        let ranking = decision.ranking();
         for at in 0..under.kills.len() {
-            let event = self.event(&under, &decision, at);
+            let event = self.event(&under, &decision, ranking.as_ref(), at);
             out(event);
         }
     }
 
-    fn event(&mut self, under: &Under, decision: &Decision<'_>, at: usize) -> Event {
+    fn event(
+        &mut self,
+        under: &Under,
+        decision: &Decision<'_>,
+        ranking: Option<&Ranking>,
+        at: usize,
+    ) -> Event {
         let logged = &under.kills[at];
         let killed = &logged.killed;
         let first = at == 0;
-        let ranking = decision.ranking();
-        let victim = decision.victim(under, killed, first, ranking.as_ref());
+        let victim = decision.victim(under, killed, first, ranking);
         let oom = decision.oom(under, at);
         let trigger = decision.trigger();
         let compared = first && decision.chose(killed);
@@ -256,10 +262,7 @@ impl Importer {
                 oom: &oom,
                 trigger: &trigger,
                 victim: &victim,
-                ranked: ranking
-                    .as_ref()
-                    .filter(|_| compared)
-                    .and_then(Ranking::ranked),
+                ranked: ranking.filter(|_| compared).and_then(Ranking::ranked),
                 unowned_bytes: decision.unowned_bytes(),
                 capacity_bytes: decision.memory_bytes(),
                 page_size,

@@ -16,7 +16,7 @@ use crate::{
     format::{
         Decision,
         csv::name,
-        page::{Row, how_it_ended, signed, what_would_have_spared, why},
+        page::{Row, how_it_ended, order, signed, what_would_have_spared, why},
         pretty::{self, Paint, is_hidden, shown},
     },
 };
@@ -530,12 +530,7 @@ fn ranking(event: &OomKill, candidates: &Candidates, page: &mut String) {
         items,
         ..
     } = candidates;
-    let ranked = items.iter().all(|item| item.rank != 0);
-    let order = if ranked {
-        "the one with the most points dies"
-    } else {
-        "their order is unknown"
-    };
+    let order = order(items);
     let rows: Vec<Row<'_>> = items
         .iter()
         .take(CANDIDATES)
