@@ -13,7 +13,10 @@ impl<'a> Cursor<'a> {
 
     /// The bytes before `end`, which is stepped over.
     pub(super) fn until(&mut self, end: &[u8]) -> Option<&'a [u8]> {
-        let at = memchr::memmem::find(self.0, end)?;
+        let at = match end {
+            [byte] => memchr::memchr(*byte, self.0),
+            _ => memchr::memmem::find(self.0, end),
+        }?;
         let field = &self.0[..at];
         self.0 = &self.0[at + end.len()..];
         Some(field)

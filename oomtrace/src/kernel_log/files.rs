@@ -405,8 +405,8 @@ impl LogReader {
             Time::Boot(usec) => time_usec = Some(usec),
             Time::Date(date) => wall = date.or(wall),
             Time::Minute(minute) => {
-                self.minute = Some((minute, 0));
-                wall = Some(minute);
+                self.minute = minute.map(|minute| (minute, 0));
+                wall = minute.or(wall);
             }
             Time::Passed(ns) => {
                 if let Some((minute, passed)) = &mut self.minute {
@@ -666,6 +666,20 @@ fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
         out.extend_from_slice(rest);
         out
     })
+}
+
+/// Whether a text that begins so is a log in which the kernel may have written, and not a list of JSON
+/// objects of another kind. `None` where more of it must be seen; `last`: there is no more.
+pub fn is_log(front: &[u8], last: bool) -> Option<bool> {
+    if is_export(front) {
+        return Some(true);
+    }
+    let whole = |line: &&[u8]| last || line.ends_with(b"\n");
+    let mut lines = front.split_inclusive(|&b| b == b'\n').filter(whole);
+    match lines.find(|line| line.starts_with(b"{")) {
+        Some(object) => Some(journal::json(object).is_some()),
+        None => last.then(|| !front.trim_ascii().is_empty()),
+    }
 }
 
 /// Whether it is the journal's export format, which begins with its own fields.
