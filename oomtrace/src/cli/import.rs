@@ -20,6 +20,7 @@ use crate::{
     host,
     incident::Importer,
     kernel_log::Dates,
+    report::count,
 };
 
 /// Exit status when two lists of kills differ.
@@ -208,23 +209,20 @@ impl Output {
     }
 
     fn sum(&self, logs: &Logs) {
-        let mut text = match self.kills {
-            1 => "1 kill".to_owned(),
-            kills => format!("{kills} kills"),
-        };
+        let mut text = count(self.kills, "kill");
         if logs.troubles > 0 {
-            text += &format!("; {} places could not be read", logs.troubles);
+            text += &format!("; {} could not be read", count(logs.troubles, "place"));
             if logs.troubles > logs.told {
                 text += &format!(", {} of them shown", logs.told);
             }
         }
         if self.without_time > 0 {
-            let count = self.without_time;
-            text += &format!("; {count} without a time, which --since and --until leave out");
+            let without = self.without_time;
+            text += &format!("; {without} without a time, which --since and --until leave out");
         }
-        let count = logs.importer.unexplained();
-        if count > 0 {
-            text += &format!("; {count} not explainable by the formula of their kernel");
+        let unexplained = logs.importer.unexplained();
+        if unexplained > 0 {
+            text += &format!("; {unexplained} not explainable by the formula of their kernel");
         }
         anstream::eprintln!("oomtrace: {text}");
     }

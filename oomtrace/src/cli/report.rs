@@ -18,7 +18,7 @@ use rustix::{
 use super::events::{Count, moment};
 use crate::{
     event::rfc3339,
-    report::{Markup, Report, html, plain},
+    report::{self, Markup, Report, html, plain},
 };
 
 const AFTER_HELP: &str = "\
@@ -113,10 +113,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let now = jiff::Timestamp::now().as_second();
     let now = rfc3339(u64::try_from(now).unwrap_or(0) * 1_000_000_000);
     let made = format!(
-        "Made by oomtrace {} on {} from {} records",
+        "Made by oomtrace {} on {} from {}",
         env!("CARGO_PKG_VERSION"),
         now.get(..16).unwrap_or_default().replace('T', " "),
-        count.events
+        report::count(count.events, "record"),
     );
     let text = match format {
         Format::Html => html(&report, &made),

@@ -637,6 +637,16 @@ impl<'a> Decision<'a> {
             return None;
         }
         let table = self.report?.table.as_ref()?;
+        let whole = table.rows.len() as u64 == table.total;
+        // A table without the one that was chosen has lost rows, and nobody knows which: `grep oom`
+        // leaves those of processes that are named so.
+        if whole
+            && !self
+                .chosen
+                .is_some_and(|(pid, _)| row_of(&table.rows, pid).is_some())
+        {
+            return None;
+        }
         // 2.6.35 and before have nothing that this could be.
         if table.rows.iter().any(|row| row.oom_score_adj.is_none()) {
             return None;
@@ -685,7 +695,7 @@ impl<'a> Decision<'a> {
             source: CandidateSource::KernelLog,
             total: u32::try_from(total).unwrap_or(u32::MAX),
             items,
-            whole: table.rows.len() as u64 == table.total,
+            whole,
         })
     }
 

@@ -194,11 +194,12 @@ impl LogReader {
             let units = block.units(self.export, !more);
             self.totals.long_lines += u64::from(units.cut);
             let bytes = &block.bytes()[..units.end];
-            read(bytes.len());
+            read(bytes.len() + block.skipped);
             self.block(bytes, &mut needles, &mut active, out);
             // The rest of the line is not looked at, and neither is its end.
             self.line += u64::from(units.cut && !active);
             block.consume(units, self.export);
+            block.skipped = 0;
             if !more {
                 break error.map_or(Ok(()), Err);
             }
@@ -772,6 +773,8 @@ struct Block {
     have: usize,
     /// The rest of a line that was too long is thrown away.
     skipping: bool,
+    /// So much of it was, since this was last asked.
+    skipped: usize,
 }
 
 /// Whole lines at the front of a block.
@@ -798,13 +801,13 @@ impl Block {
                 Err(error) => return Err(error),
             }
             if self.skipping {
-                match memchr::memchr(b'\n', self.bytes()) {
-                    Some(end) => {
-                        self.drop_front(end + 1);
-                        self.skipping = false;
-                    }
-                    None => self.have = 0,
-                }
+                let Some(end) = memchr::memchr(b'\n', self.bytes()) else {
+                    self.skipped += std::mem::take(&mut self.have);
+                    return Ok(true);
+                };
+                self.skipped += end + 1;
+                self.drop_front(end + 1);
+                self.skipping = false;
             }
         }
         Ok(true)
@@ -820,6 +823,8 @@ impl Block {
                 cut: false,
             },
             Some(end) => Units { end, cut: false },
+            // In the middle of what is thrown away.
+            None if self.have == 0 => Units { end: 0, cut: false },
             None => Units {
                 end: UNIT_MAX,
                 cut: true,

@@ -86,15 +86,13 @@ fn heading(report: &Report, page: &mut String) {
     let exit = report
         .slowest_exit_ns
         .map(|ns| format!("{:.1} ms", ns as f64 / 1e6));
+    let nodes = report.nodes.keys().flatten().count() as u64;
     page.push_str("<dl class=\"tiles\">");
     for (label, value) in [
         ("processes killed", Some(grouped(report.kills))),
         ("decisions", Some(grouped(report.decisions.len() as u64))),
         ("workloads", Some(grouped(report.offenders.len() as u64))),
-        (
-            "nodes",
-            Some(grouped(report.nodes.keys().flatten().count() as u64)),
-        ),
+        ("nodes", (nodes > 0).then(|| grouped(nodes))),
         ("slowest exit", exit),
         (
             "not kills (marks)",

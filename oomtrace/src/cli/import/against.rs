@@ -11,6 +11,7 @@ use anyhow::Result;
 use crate::{
     cli::events::{self, Count},
     event::{Event, OomKill},
+    report::count,
 };
 
 /// How far the same kill may be apart on two clocks: syslog has whole seconds.
@@ -149,8 +150,8 @@ impl Against {
         )?;
         writeln!(
             out,
-            "{} kills in both, {} only in the logs, {} only in {}",
-            self.both,
+            "{} in both, {} only in the logs, {} only in {}",
+            count(self.both, "kill"),
             self.only_in_logs.len(),
             only_in_events.len(),
             self.name
