@@ -43,7 +43,7 @@ const MOST_AWAITED: usize = 10_000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Event logs, packed or not, and directories of them; `-` is standard input
+    /// Event logs and kernel logs, packed or not, and directories of event logs; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
 

@@ -659,16 +659,15 @@ pub(super) struct Ranking {
 }
 
 impl Ranking {
-    /// None where the order is not known.
+    /// The candidates down to the first whose rank is not known; none if it is that of all.
     pub(super) fn ranked(&self) -> Option<Ranked<'_>> {
-        self.items
-            .iter()
-            .all(|item| item.rank != 0)
-            .then_some(Ranked {
-                items: &self.items,
-                total: self.total,
-                whole: self.whole,
-            })
+        let unknown = self.items.iter().position(|item| item.rank == 0);
+        let items = &self.items[..unknown.unwrap_or(self.items.len())];
+        (unknown != Some(0)).then_some(Ranked {
+            items,
+            total: self.total,
+            whole: self.whole,
+        })
     }
 
     /// Whose the candidates are that are in the cgroup with this id.
@@ -682,13 +681,13 @@ impl Ranking {
         }
     }
 
-    pub(super) fn listed(mut self, most: usize) -> Candidates {
-        self.items.truncate(most);
+    pub(super) fn listed(&self, most: usize) -> Candidates {
+        let items = &self.items[..self.items.len().min(most)];
         Candidates {
             source: self.source,
             total: self.total,
-            listed: u32::try_from(self.items.len()).unwrap_or(u32::MAX),
-            items: self.items,
+            listed: u32::try_from(items.len()).unwrap_or(u32::MAX),
+            items: items.to_vec(),
         }
     }
 }

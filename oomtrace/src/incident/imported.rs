@@ -235,18 +235,24 @@ impl Importer {
         }
         let decision = Decision::new(&under);
         self.unexplained += u64::from(decision.formula == Formula::DoesNotExplain);
+        let ranking = decision.ranking();
         for at in 0..under.kills.len() {
-            let event = self.event(&under, &decision, at);
+            let event = self.event(&under, &decision, ranking.as_ref(), at);
             out(event);
         }
     }
 
-    fn event(&mut self, under: &Under, decision: &Decision<'_>, at: usize) -> Event {
+    fn event(
+        &mut self,
+        under: &Under,
+        decision: &Decision<'_>,
+        ranking: Option<&Ranking>,
+        at: usize,
+    ) -> Event {
         let logged = &under.kills[at];
         let killed = &logged.killed;
         let first = at == 0;
-        let ranking = decision.ranking();
-        let victim = decision.victim(under, killed, first, ranking.as_ref());
+        let victim = decision.victim(under, killed, first, ranking);
         let oom = decision.oom(under, at);
         let trigger = decision.trigger();
         let compared = first && decision.chose(killed);
@@ -256,10 +262,7 @@ impl Importer {
                 oom: &oom,
                 trigger: &trigger,
                 victim: &victim,
-                ranked: ranking
-                    .as_ref()
-                    .filter(|_| compared)
-                    .and_then(Ranking::ranked),
+                ranked: ranking.filter(|_| compared).and_then(Ranking::ranked),
                 unowned_bytes: decision.unowned_bytes(),
                 capacity_bytes: decision.memory_bytes(),
                 page_size,
@@ -634,6 +637,16 @@ impl<'a> Decision<'a> {
             return None;
         }
         let table = self.report?.table.as_ref()?;
+        let whole = table.rows.len() as u64 == table.total;
+        // A table without the one that was chosen has lost rows, and nobody knows which: `grep oom`
+        // leaves those of processes that are named so.
+        if whole
+            && !self
+                .chosen
+                .is_some_and(|(pid, _)| row_of(&table.rows, pid).is_some())
+        {
+            return None;
+        }
         // 2.6.35 and before have nothing that this could be.
         if table.rows.iter().any(|row| row.oom_score_adj.is_none()) {
             return None;
@@ -682,7 +695,7 @@ impl<'a> Decision<'a> {
             source: CandidateSource::KernelLog,
             total: u32::try_from(total).unwrap_or(u32::MAX),
             items,
-            whole: table.rows.len() as u64 == table.total,
+            whole,
         })
     }
 

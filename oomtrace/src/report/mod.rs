@@ -19,6 +19,7 @@ pub use coverage::Coverage;
 pub use html::html;
 pub use offender::{Advice, Offender};
 pub use plain::{Markup, plain};
+pub use words::count;
 
 use crate::{
     event::{Event, Head, LateEnrichment, Node, OomKill, OomOutcome, Role, Scope, VictimState},
