@@ -102,7 +102,7 @@ pub fn run(quick: bool) -> Result<Report> {
         Plan {
             plain: 1 << 30,
             dense: 256 << 20,
-            rounds: 5,
+            rounds: 3,
             piped: [1 << 30, 20 << 30],
         }
     };
