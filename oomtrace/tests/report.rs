@@ -305,7 +305,7 @@ fn interrupted() {
                 env!("CARGO_BIN_EXE_oomtrace"),
                 "report",
             ])
-            .args([&input, Path::new("-o"), &page])
+            .args([input.as_path(), Path::new("-o"), &page])
             .spawn()
             .unwrap()
     };

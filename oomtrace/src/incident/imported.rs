@@ -640,11 +640,8 @@ impl<'a> Decision<'a> {
         let whole = table.rows.len() as u64 == table.total;
         // A table without the one that was chosen has lost rows, and nobody knows which: `grep oom`
         // leaves those of processes that are named so.
-        if whole
-            && !self
-                .chosen
-                .is_some_and(|(pid, _)| row_of(&table.rows, pid).is_some())
-        {
+        let (chosen, _) = self.chosen?;
+        if whole && row_of(&table.rows, chosen).is_none() {
             return None;
         }
         // 2.6.35 and before have nothing that this could be.
