@@ -1,6 +1,6 @@
 //! `oomtrace import`, through the program itself: what it makes of recorded kernel logs, in every form
 //! in which people keep them.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
@@ -545,6 +545,9 @@ fn every_wrapping_says_the_same() {
     }
 }
 
+/// Whether a line, by its place and its text, is left.
+type Keep<'a> = &'a dyn Fn(usize, &str) -> bool;
+
 /// What is left of a report tells of every kill, and nothing that the whole does not: of `grep -i oom`, of
 /// the kernel's rate limit, of a log that begins or is spoiled in the middle.
 #[test]
@@ -559,7 +562,7 @@ fn fragments() {
         let header = place("invoked oom-killer");
         let kill = |line: &str| line.contains("Killed process") || line.contains("] Tasks in ");
         let half = usize::midpoint(header, place("Killed process"));
-        let left: [(_, &dyn Fn(usize, &str) -> bool); 5] = [
+        let left: [(_, Keep<'_>); 5] = [
             ("grep -i oom", &|_, line| {
                 line.to_lowercase().contains("oom") || kill(line)
             }),
@@ -612,6 +615,9 @@ fn fragments() {
     }
 }
 
+/// Writes a record of a machine or task.
+type Front<'a> = &'a dyn Fn(&Record, &str) -> String;
+
 /// Two machines in one syslog file, and two tasks of one machine whose ids the kernel printed, record by
 /// record: each kill has its own facts.
 #[test]
@@ -631,8 +637,7 @@ fn interleaved() {
             set_in(&r.text)
         )
     };
-    let fronts: [&dyn Fn(&Record, &str) -> String; 2] = [&machine, &task];
-    for front in fronts {
+    for front in [&machine as Front<'_>, &task] {
         let write = |log: &[Record], of| log.iter().map(|r| front(r, of)).collect::<Vec<_>>();
         let (a, b) = (write(&one, "17"), write(&two, "4711"));
         let mut mixed = String::new();

@@ -380,7 +380,10 @@ impl Under {
         let last = self.kills.last().unwrap_or(first);
         let soon = near(last.killed.time_usec, killed.time_usec, GROUP_NS / 1000)
             && near(last.wall_ns, logged.wall_ns, GROUP_NS);
-        let whole = table.filter(|table| table.rows.len() as u64 == table.total);
+        let whole = table.filter(|table| {
+            let has_first = row_of(&table.rows, first.killed.pid).is_some();
+            has_first && table.rows.len() as u64 == table.total
+        });
         soon && first.killed.message == killed.message && (whole.is_none() || row.is_some())
     }
 
