@@ -162,6 +162,15 @@ fn postmortem_by_the_book() {
     ] {
         write(name, &events);
     }
+    // Of another day, in a pod.
+    let mut other = common::recorded("single_process").remove(0);
+    other.victim.pod = Some(oomtrace::event::Pod {
+        name: Some("payments-api-5d4f".to_owned()),
+        namespace: Some("prod".to_owned()),
+        ..Default::default()
+    });
+    let other = oomtrace::event::Event::OomKill(Box::new(other));
+    write("events.jsonl.1", &serde_json::to_vec(&other).unwrap());
     let script = path("bin/journalctl");
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
     let program = Path::new(env!("CARGO_BIN_EXE_oomtrace"));

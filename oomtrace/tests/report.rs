@@ -292,14 +292,20 @@ fn interrupted() {
     let folder = tempfile::tempdir().unwrap();
     let input = folder.path().join("crowd.jsonl");
     let mut file = BufWriter::new(File::create(&input).unwrap());
-    crowd::write(2_000, &mut file);
+    crowd::write(1_000, &mut file);
     drop(file);
     let out = folder.path().join("out");
     fs::create_dir(&out).unwrap();
     let page = out.join("report.html");
+    // Whoever runs this may ignore the signal, which is inherited.
     let start = || {
-        Command::new(env!("CARGO_BIN_EXE_oomtrace"))
-            .args([Path::new("report"), &input, Path::new("-o"), &page])
+        Command::new("env")
+            .args([
+                "--default-signal=INT",
+                env!("CARGO_BIN_EXE_oomtrace"),
+                "report",
+            ])
+            .args([input.as_path(), Path::new("-o"), &page])
             .spawn()
             .unwrap()
     };
@@ -307,10 +313,10 @@ fn interrupted() {
     assert!(start().wait().unwrap().success());
     let took = began.elapsed();
     let mut interrupted = 0;
-    for at in 0..40 {
+    for at in 0..16 {
         let _ = fs::remove_file(&page);
         let mut child = start();
-        std::thread::sleep(took * at / 40);
+        std::thread::sleep(took * at / 16);
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
         interrupted += u32::from(!child.wait().unwrap().success());
@@ -453,6 +459,11 @@ fn in_a_browser() {
     ]);
     assert_eq!(light, "rgb(246, 247, 249)|true|true|true");
     assert_eq!(dark, "rgb(16, 20, 24)|true|true|true");
+    let tablet = title(&[
+        "--window-size=720,900",
+        "--blink-settings=preferredColorScheme=1",
+    ]);
+    assert_eq!(tablet, light, "nor than half a screen");
     assert_eq!(phone, light, "nothing is wider than a phone");
 }
 

@@ -380,7 +380,10 @@ impl Under {
         let last = self.kills.last().unwrap_or(first);
         let soon = near(last.killed.time_usec, killed.time_usec, GROUP_NS / 1000)
             && near(last.wall_ns, logged.wall_ns, GROUP_NS);
-        let whole = table.filter(|table| table.rows.len() as u64 == table.total);
+        let whole = table.filter(|table| {
+            let has_first = row_of(&table.rows, first.killed.pid).is_some();
+            has_first && table.rows.len() as u64 == table.total
+        });
         soon && first.killed.message == killed.message && (whole.is_none() || row.is_some())
     }
 
@@ -640,11 +643,8 @@ impl<'a> Decision<'a> {
         let whole = table.rows.len() as u64 == table.total;
         // A table without the one that was chosen has lost rows, and nobody knows which: `grep oom`
         // leaves those of processes that are named so.
-        if whole
-            && !self
-                .chosen
-                .is_some_and(|(pid, _)| row_of(&table.rows, pid).is_some())
-        {
+        let (chosen, _) = self.chosen?;
+        if whole && row_of(&table.rows, chosen).is_none() {
             return None;
         }
         // 2.6.35 and before have nothing that this could be.
