@@ -58,6 +58,7 @@ fn a_thousand_pods_come_and_go() -> Result<()> {
     api_is(&mut tracer, "live", "")?;
     let mut names: HashMap<String, String> = HashMap::new();
     let mut before: Vec<String> = Vec::new();
+    let mut fresh = Vec::new();
     let began = Instant::now();
     for _ in 0..BATCHES {
         let uids = make(&cluster, NODE, 0..BATCH)?;
@@ -66,7 +67,8 @@ fn a_thousand_pods_come_and_go() -> Result<()> {
         }
         // One that has just come, at once; one whose container runs; one that has gone; and one that
         // never was.
-        die_in(&env, &mut tracer, &uids[0])?;
+        fresh.push(die_in(&env, &mut tracer, &uids[0])?);
+        cluster.patch(&format!("{PODS}/{}/status", name(0)), &running(&uids[0]))?;
         cluster.patch(&format!("{PODS}/{}/status", name(1)), &running(&uids[1]))?;
         die_in(&env, &mut tracer, &uids[1])?;
         if let Some(uid) = before.get(2) {
@@ -82,7 +84,10 @@ fn a_thousand_pods_come_and_go() -> Result<()> {
     }
     let minutes = began.elapsed().as_secs_f64() / 60.0;
     println!("{:.0} pods a minute", (BATCH * BATCHES) as f64 / minutes);
-    // The last of them are in the cache when it has them all.
+    for event in fresh {
+        let told = late_or(&mut tracer, event)?;
+        expect(&told, &[("/victim/pod/name", name(0).into())])?;
+    }
     tracer.wait_for("all pods", |record| {
         record["kubernetes"]["pods"].as_u64() == Some((BATCH * BATCHES) as u64)
     })?;
