@@ -9,6 +9,8 @@
 //!                    kubernetes
 //! ```
 //!
+//! Beside them `oomd` listens to another killer, on the system bus.
+//!
 //! `rank` and `audit` look at the node as it is now: `node → cgroup, explain → rank, audit → format`.
 //!
 //! Parsers take bytes and return values; sockets, files, clocks and eBPF are at the rim.

@@ -459,7 +459,7 @@ impl Tracer {
 
     fn news(&mut self, news: News) {
         match news {
-            News::Answered(answered) => self.late(answered),
+            News::Answered(answered) => self.late(*answered),
             News::Evicted(evicted) => self.evicted(*evicted),
         }
     }

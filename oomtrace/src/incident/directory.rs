@@ -119,7 +119,7 @@ pub struct Evicted {
 #[derive(Debug)]
 pub enum News {
     /// What was learnt of a kill.
-    Answered(Answered),
+    Answered(Box<Answered>),
     /// A pod was evicted.
     Evicted(Box<Evicted>),
 }

@@ -26,7 +26,7 @@ pub(super) async fn answer(
         let (pods, quick) = (Arc::clone(&pods), Arc::clone(&quick));
         tokio::spawn(async move {
             let _ = timeout_at(question.deadline, learn(&pods, &quick, &question)).await;
-            permit.send(News::Answered(answered(&pods, question)));
+            permit.send(News::Answered(Box::new(answered(&pods, question))));
         });
     }
 }

@@ -353,4 +353,31 @@ mod tests {
         };
         assert_eq!(unlimited.total_bytes(2, 50, Some(60)), None);
     }
+
+    /// A path is believed where its directory has the id, and is then known without the process;
+    /// another process, or another cgroup, has no path.
+    #[test]
+    fn paths_by_id() {
+        let node = tempfile::tempdir().unwrap();
+        let put = |file: &str, text: &str| {
+            let file = node.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        put("proc/self/mounts", "c /sys/fs/cgroup cgroup2 rw 0 0\n");
+        put("sys/fs/cgroup/cgroup.controllers", "memory\n");
+        put("proc/7/cgroup", "0::/kubepods/pod1\n");
+        put("proc/8/cgroup", "0::/../kubepods/pod1\n");
+        let directory = node.path().join("sys/fs/cgroup/kubepods/pod1");
+        fs::create_dir_all(&directory).unwrap();
+        let id = fs::metadata(&directory).unwrap().ino();
+        let mut paths = Paths::new(Root::new(node.path().to_owned()));
+        for (pid, id) in [(9, id), (8, id), (7, id + 1)] {
+            assert_eq!(paths.path(pid, id), None, "{pid}");
+        }
+        let path = &b"/kubepods/pod1"[..];
+        assert_eq!(paths.path(7, id), Some(path));
+        fs::remove_dir_all(node.path().join("proc/7")).unwrap();
+        assert_eq!(paths.path(7, id), Some(path));
+    }
 }

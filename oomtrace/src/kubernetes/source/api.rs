@@ -36,7 +36,7 @@ const PAGE: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a watch lasts.
 const WATCH_SECONDS: u32 = 290;
-/// A watch that ends sooner is taken to have failed.
+/// A watch that ends sooner is followed by a pause.
 const BRIEF: Duration = Duration::from_secs(1);
 /// The server sends a bookmark every minute or so; when nothing comes for much longer the connection
 /// is dead and nobody has told.
@@ -102,15 +102,15 @@ impl Api {
                 }
                 continue;
             };
-            let began = Instant::now();
+            let (began, from) = (Instant::now(), version.clone());
             let ended = self.watch(version).await;
             // A server that ends each watch at once must not be asked again at once.
-            let brief = began.elapsed() < BRIEF;
-            if !brief {
+            let lasted = began.elapsed() >= BRIEF;
+            if lasted || *version != from {
                 backoff.reset();
             }
             match ended {
-                Ok(Ended::Over) if !brief => continue,
+                Ok(Ended::Over) if lasted => continue,
                 Ok(Ended::Over) => {}
                 Ok(Ended::Gone) => {
                     tracing::debug!("pods: api: the watch cannot go on; listing anew");
