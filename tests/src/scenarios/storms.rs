@@ -31,6 +31,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         run: storm_5000,
     },
     Scenario {
+        name: "a_trigger_outlives_its_victims",
+        shows: "One task asks for memory again and again, and another one dies each time: the next \
+                is not taken for one that shares the memory of the last.",
+        needs: Needs::Nothing,
+        run: a_trigger_outlives_its_victims,
+    },
+    Scenario {
         name: "losses_are_counted",
         shows: "When the tracer stands still and its buffer is small, records are lost; how many \
                 is exact.",
@@ -206,6 +213,38 @@ fn storm_of_500(env: &Env) -> Result<Outcome> {
             compare::outcome(kill, outcome.context("a kill without an outcome")?)?;
         }
     }
+    Ok(Outcome::Passed)
+}
+
+fn a_trigger_outlives_its_victims(env: &Env) -> Result<Outcome> {
+    const KILLS: usize = 30;
+    let tracer = Tracer::start(env, &["--heartbeat", "0"])?;
+    let cgroup = Cgroup::new("outlives")?;
+    cgroup.limit(STORM_LIMIT)?;
+    let mut trigger = Victim::start(
+        env,
+        &cgroup,
+        &Look::default(),
+        &["outlives", &KILLS.to_string()],
+    )?;
+    trigger.runs_on_the_first_processor(true)?;
+    trigger.go()?;
+    let victims: Vec<u64> = trigger
+        .says_while("killed", oom_kills)?
+        .into_iter()
+        .map(u64::from)
+        .collect();
+    trigger.go()?;
+    trigger.end()?;
+    let ended = tracer.stop()?;
+    let told: Vec<u64> = ended
+        .of_kind("oom_kill")
+        .filter_map(|kill| kill["victim"]["pid"].as_u64())
+        .filter(|pid| victims.contains(pid))
+        .collect();
+    ensure!(told == victims, "told of {told:?} and not of {victims:?}");
+    let totals = &ended.farewell()?["totals"];
+    ensure!(totals["mm_sharers"] == 0, "they share nothing: {totals}");
     Ok(Outcome::Passed)
 }
 

@@ -37,6 +37,7 @@ const BY_HOOKS: &[&str] = &[
     "names_that_imitate_the_log",
     "twenty_die_one_after_another",
     "twenty_die_as_a_group",
+    "a_trigger_outlives_its_victims",
     "losses_are_counted",
     "stuck_victim",
     "chosen_task_was_exiting",
