@@ -705,11 +705,12 @@ struct Needles {
 }
 
 /// Every kind of line a report can begin with, and those that are left when its begin is missing.
-const NEEDLES: [&[u8]; 5] = [
+const NEEDLES: [&[u8]; 6] = [
     // ` invoked oom-killer: `, `oom-kill:constraint=`
     b"oom-kill",
     // `Killed process `, `Kill process `
     b"Kill",
+    b"Tasks state",
     b"total_vm",
     b"Memory cgroup stats for ",
     // The journal's message that is no UTF-8, in JSON.
