@@ -148,7 +148,10 @@ fn scenarios(kernels: &[(&str, &Value)], text: &mut String, notes: &mut Notes) -
     for (_, cell) in kernels {
         let dead = cell["error"].as_str().map(|error| notes.mark(error));
         let all = cell["scenarios"].as_array().into_iter().flatten();
-        let seconds: f64 = all.filter_map(|played| played["seconds"].as_f64()).sum();
+        // The sum of nothing is -0.
+        let seconds = all
+            .filter_map(|played| played["seconds"].as_f64())
+            .fold(0.0, |sum, seconds| sum + seconds);
         write!(text, " {seconds:.0}{} |", dead.unwrap_or_default())?;
     }
     text.push_str("\n\n");
