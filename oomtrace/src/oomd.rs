@@ -17,7 +17,7 @@ use tokio::{
 const SOCKET: &str = "/run/dbus/system_bus_socket";
 /// What the bus must have answered by then.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How soon a bus that is not there is looked for again.
+/// How soon a bus that went away is looked for again.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 /// A signal with a cgroup's path and a word is shorter.
 const MOST_BYTES: usize = 16 << 10;
@@ -48,13 +48,18 @@ pub struct Killed {
     pub reason: String,
 }
 
-/// Listens for ever, where there is a bus. Within a tokio runtime.
+/// Listens for ever, where there is a bus; without one nothing ever wakes for it. Within a tokio
+/// runtime.
 pub fn listen() -> mpsc::Receiver<Killed> {
     let (sender, kills) = mpsc::channel(MOST_KILLS);
     tokio::spawn(async move {
         loop {
             match follow(&sender).await {
                 Ok(()) => return,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    tracing::debug!("systemd-oomd: there is no system bus: {error}");
+                    return;
+                }
                 Err(error) => tracing::debug!("systemd-oomd: {error}"),
             }
             sleep(LOOK_AGAIN).await;
