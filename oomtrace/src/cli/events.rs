@@ -7,7 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use jiff::{Span, SpanRelativeTo, tz::Offset};
 
 use super::{
@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Troubles that are told one by one; of more, the number.
-const TOLD: u64 = 20;
+pub(super) const TOLD: u64 = 20;
 /// So much of a file is looked at to see what it is.
 const FRONT_MAX: usize = 64 << 10;
 /// Candidates that the event of a kill in a kernel log lists, as `oomtrace trace` does.
@@ -135,6 +135,12 @@ impl Count {
             format::json(&event, &mut text);
             take(Some(event), &text)
         })
+    }
+
+    /// Refuses files in which there was no event.
+    pub(super) fn any(&self) -> Result<()> {
+        ensure!(self.events > 0, "no event was read");
+        Ok(())
     }
 
     fn sum(&self) {

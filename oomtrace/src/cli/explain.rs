@@ -72,10 +72,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Ok(())
     })?;
     book.close()?;
-    if count.events == 0 {
-        anstream::eprintln!("oomtrace: no event was read");
-        return Ok(ExitCode::FAILURE);
-    }
+    count.any()?;
     if kills == 0 {
         anstream::eprintln!("oomtrace: no OOM kill in {} records", count.events);
     }

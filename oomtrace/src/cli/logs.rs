@@ -8,15 +8,15 @@ use std::{
 
 use anyhow::Result;
 
-use super::{events::shown, progress::Progress};
+use super::{
+    events::{TOLD, shown},
+    progress::Progress,
+};
 use crate::{
     event::Event,
     incident::{Importer, Problem},
     kernel_log::{Dates, LogReader, Totals},
 };
-
-/// Troubles that are told one by one; of more, the number.
-const TOLD: u64 = 20;
 
 /// Reads kernel logs, and tells on standard error what could not be read.
 pub(super) struct Logs {

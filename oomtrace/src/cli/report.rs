@@ -106,10 +106,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Ok(())
     })?;
     report.finish();
-    if count.events == 0 {
-        anstream::eprintln!("oomtrace: no event was read");
-        return Ok(ExitCode::FAILURE);
-    }
+    count.any()?;
     let now = jiff::Timestamp::now().as_second();
     let now = rfc3339(u64::try_from(now).unwrap_or(0) * 1_000_000_000);
     let made = format!(

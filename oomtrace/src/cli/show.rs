@@ -197,10 +197,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             wanted.without_time
         );
     }
-    if count.events == 0 {
-        anstream::eprintln!("oomtrace: no event was read");
-        return Ok(ExitCode::FAILURE);
-    }
+    count.any()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
     cli::events::{self, Count},
@@ -94,7 +94,7 @@ impl Against {
             }
             Ok(())
         })?;
-        anyhow::ensure!(count.events > 0, "{}: no event was read", this.name);
+        count.any().with_context(|| this.name.clone())?;
         Ok(this)
     }
 
