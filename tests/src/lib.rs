@@ -24,12 +24,14 @@ pub mod watch;
 
 use std::{
     env,
+    fs::File,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::fs::{FlockOperation, flock};
 
 /// How long anything may take that takes milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -94,11 +96,32 @@ pub fn read(path: impl AsRef<Path>) -> Result<String> {
     Ok(text.trim_end().to_owned())
 }
 
-/// Builds the program as these tests were built: same profile, same place.
+/// Waits for the right to kill: kills and the kernel log belong to the whole machine, so tests take
+/// turns, also across processes. It lasts as long as the file is open.
+///
+/// # Errors
+/// When the lock cannot be taken.
+pub fn turn() -> Result<File> {
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(env::temp_dir().join("oomtrace-live-tests.lock"))
+        .context("the lock of the live tests")?;
+    flock(&lock, FlockOperation::LockExclusive).context("waiting for other live tests")?;
+    Ok(lock)
+}
+
+/// The program: what `OOMTRACE_BIN` names, else built as these tests were.
 ///
 /// # Errors
 /// When it does not build.
-pub fn build(victim: &Path) -> Result<PathBuf> {
+pub fn program(victim: &Path) -> Result<PathBuf> {
+    env::var_os("OOMTRACE_BIN").map_or_else(|| build(victim), |path| Ok(path.into()))
+}
+
+/// Builds the program as these tests were built: same profile, same place.
+fn build(victim: &Path) -> Result<PathBuf> {
     let directory = victim.parent().context("where binaries are")?;
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") => "dev",

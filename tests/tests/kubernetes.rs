@@ -10,7 +10,7 @@ mod faults;
 #[path = "kubernetes/others.rs"]
 mod others;
 
-use std::{env, fs::File, path::PathBuf, process::Command};
+use std::{env, fs::File, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use oomtrace_tests::{
@@ -23,7 +23,6 @@ use oomtrace_tests::{
     tracer::{Tracer, output},
     victim::{Look, Victim},
 };
-use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
 
 const NODE: &str = "node-under-test";
@@ -146,21 +145,10 @@ fn api_server() -> Result<()> {
     // time.
     let (kubeconfig, token) = cluster.kubeconfig(NOBODYS_TOKEN, "ca")?;
     let kubeconfig = kubeconfig.to_str().context("a path")?.to_owned();
-    let mut tracer = Tracer::start(
+    let mut tracer = with_api(
         &env,
-        &[
-            "--cri",
-            containerd.socket(),
-            "--kubeconfig",
-            &kubeconfig,
-            "--node-name",
-            NODE,
-            "--pod-labels",
-            "app",
-            "--heartbeat",
-            "1s",
-            "-v",
-        ],
+        &kubeconfig,
+        &["--cri", containerd.socket(), "--pod-labels", "app", "-v"],
     )?;
     api_is(&mut tracer, "failed", "403")?;
     std::fs::write(&token, "unknown")?;
@@ -258,15 +246,7 @@ fn api_server() -> Result<()> {
     // Somebody else's certificate.
     let (kubeconfig, _) = cluster.kubeconfig(TOKEN, "other")?;
     let kubeconfig = kubeconfig.to_str().context("a path")?;
-    let args = [
-        "--kubeconfig",
-        kubeconfig,
-        "--node-name",
-        NODE,
-        "--heartbeat",
-        "1s",
-    ];
-    let mut tracer = Tracer::start(&env, &args)?;
+    let mut tracer = with_api(&env, kubeconfig, &[])?;
     api_is(&mut tracer, "failed", "certificate")?;
     tracer.stop()?;
     Ok(())
@@ -288,20 +268,10 @@ fn memory_with_250_pods() -> Result<()> {
     }
     let without = Tracer::start(&env, &["--k8s", "off", "--heartbeat", "1s"])?;
     let without = resident(without)?;
-    let mut tracer = Tracer::start(
+    let mut tracer = with_api(
         &env,
-        &[
-            "--cri",
-            containerd.socket(),
-            "--kubeconfig",
-            kubeconfig,
-            "--node-name",
-            NODE,
-            "--pod-labels",
-            "app",
-            "--heartbeat",
-            "1s",
-        ],
+        kubeconfig,
+        &["--cri", containerd.socket(), "--pod-labels", "app"],
     )?;
     tracer.wait_for("all pods", |record| {
         record["kubernetes"]["pods"].as_u64() == Some(250)
@@ -341,6 +311,19 @@ fn doctor_tells_of_sources() -> Result<()> {
     let text = String::from_utf8(output(command)?.stdout)?;
     ensure!(text.contains("no   cri"), "{text}");
     Ok(())
+}
+
+/// A tracer of this node with this access to an API server, and with what else is asked for.
+fn with_api(env: &Env, kubeconfig: &str, more: &[&str]) -> Result<Tracer> {
+    let args = [
+        "--kubeconfig",
+        kubeconfig,
+        "--node-name",
+        NODE,
+        "--heartbeat",
+        "1s",
+    ];
+    Tracer::start(env, &[&args, more].concat())
 }
 
 /// What the tracer's memory is at its end.
@@ -467,22 +450,13 @@ fn environment(missing: &[Option<String>]) -> Result<Option<(Env, File)>> {
         println!("skipped: {missing}");
         return Ok(None);
     }
-    let oomtrace = match env::var_os("OOMTRACE_BIN") {
-        Some(path) => PathBuf::from(path),
-        None => oomtrace_tests::build(env!("CARGO_BIN_EXE_oomtrace-victim").as_ref())?,
-    };
-    let lock = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(env::temp_dir().join("oomtrace-live-tests.lock"))
-        .context("the lock of the live tests")?;
-    flock(&lock, FlockOperation::LockExclusive).context("waiting for other live tests")?;
+    let oomtrace = oomtrace_tests::program(env!("CARGO_BIN_EXE_oomtrace-victim").as_ref())?;
+    let turn = oomtrace_tests::turn()?;
     let env = Env {
         oomtrace,
         victim: env!("CARGO_BIN_EXE_oomtrace-victim").into(),
         hooks: None,
         record: None,
     };
-    Ok(Some((env, lock)))
+    Ok(Some((env, turn)))
 }

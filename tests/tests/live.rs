@@ -3,14 +3,13 @@
 //! They need root. Kills and the kernel log belong to the whole machine, so they run one at a
 //! time, also across processes.
 
-use std::{env, fs, path::PathBuf, sync::OnceLock};
+use std::{env, sync::OnceLock};
 
 use anyhow::{Context, Result, bail, ensure};
 use oomtrace_tests::{
     Env,
     scenarios::{self, Needs},
 };
-use rustix::fs::{FlockOperation, flock};
 
 /// One test a scenario.
 macro_rules! live {
@@ -122,13 +121,7 @@ fn run(name: &str) -> Result<()> {
         return Ok(());
     }
     let env = environment()?;
-    let lock = fs::OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(env::temp_dir().join("oomtrace-live-tests.lock"))
-        .context("the lock of the live tests")?;
-    flock(&lock, FlockOperation::LockExclusive).context("waiting for other live tests")?;
+    let _turn = oomtrace_tests::turn()?;
     match scenario.run(env).with_context(|| scenario.shows)? {
         scenarios::Outcome::Passed => {}
         scenarios::Outcome::Skipped(reason) => println!("{name}: skipped: {reason}"),
@@ -139,10 +132,7 @@ fn run(name: &str) -> Result<()> {
 fn environment() -> Result<&'static Env> {
     static ENVIRONMENT: OnceLock<Result<Env, String>> = OnceLock::new();
     let environment = ENVIRONMENT.get_or_init(|| {
-        let oomtrace = match env::var_os("OOMTRACE_BIN") {
-            Some(path) => Ok(PathBuf::from(path)),
-            None => oomtrace_tests::build(env!("CARGO_BIN_EXE_oomtrace-victim").as_ref()),
-        };
+        let oomtrace = oomtrace_tests::program(env!("CARGO_BIN_EXE_oomtrace-victim").as_ref());
         Ok(Env {
             oomtrace: oomtrace.map_err(|error| format!("{error:#}"))?,
             victim: env!("CARGO_BIN_EXE_oomtrace-victim").into(),

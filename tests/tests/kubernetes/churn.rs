@@ -6,16 +6,13 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use oomtrace_tests::{
-    kubernetes::cluster::{self, Cluster, PODS, TOKEN, at_once, pod, running},
-    tracer::Tracer,
-};
+use oomtrace_tests::kubernetes::cluster::{self, Cluster, PODS, TOKEN, at_once, pod, running};
 use serde_json::Value;
 
 use super::{
     NODE, api_is, die_in, environment, expect,
     faults::{STRANGER, nobody},
-    late_or, resident, wait_for_quiet,
+    late_or, resident, wait_for_quiet, with_api,
 };
 
 /// Pods in a batch; each batch has the names of the one before.
@@ -46,15 +43,7 @@ fn a_thousand_pods_come_and_go() -> Result<()> {
     let cluster = Cluster::start()?;
     let (kubeconfig, _) = cluster.kubeconfig(TOKEN, "ca")?;
     let kubeconfig = kubeconfig.to_str().context("a path")?;
-    let args = [
-        "--kubeconfig",
-        kubeconfig,
-        "--node-name",
-        NODE,
-        "--heartbeat",
-        "1s",
-    ];
-    let mut tracer = Tracer::start(&env, &args)?;
+    let mut tracer = with_api(&env, kubeconfig, &[])?;
     api_is(&mut tracer, "live", "")?;
     let mut names: HashMap<String, String> = HashMap::new();
     let mut before: Vec<String> = Vec::new();
@@ -145,15 +134,7 @@ fn pods_of_other_nodes_cost_nothing() -> Result<()> {
     let kubeconfig = kubeconfig.to_str().context("a path")?;
     let uids = make(&cluster, NODE, 0..250)?;
     let measure = || -> Result<u64> {
-        let args = [
-            "--kubeconfig",
-            kubeconfig,
-            "--node-name",
-            NODE,
-            "--heartbeat",
-            "1s",
-        ];
-        let mut tracer = Tracer::start(&env, &args)?;
+        let mut tracer = with_api(&env, kubeconfig, &[])?;
         tracer.wait_for("all pods", |record| {
             record["kubernetes"]["pods"].as_u64() == Some(250)
         })?;

@@ -7,17 +7,14 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, ensure};
-use oomtrace_tests::{
-    kubernetes::{
-        cluster::{self, Cluster, PODS, TOKEN, pod, running},
-        proxy::{ENDLESS, Fault, Proxy},
-        run, wait_until,
-    },
-    tracer::Tracer,
+use oomtrace_tests::kubernetes::{
+    cluster::{self, Cluster, PODS, TOKEN, pod, running},
+    proxy::{ENDLESS, Fault, Proxy},
+    run, wait_until,
 };
 use serde_json::{Value, json};
 
-use super::{NODE, api_is, die_in, environment, expect, late_or};
+use super::{NODE, api_is, die_in, environment, expect, late_or, with_api};
 
 /// A uid of no pod at all.
 pub(super) const STRANGER: &str = "deadbeef-4b5a-6978-8796-a5b4c3d2e1f0";
@@ -72,17 +69,7 @@ fn an_api_server_that_misbehaves() -> Result<()> {
     let first = make(&cluster, NODE, "first")?;
     let foreign = make(&cluster, "another-node", "foreign")?;
     let kubeconfig = kubeconfig.to_str().context("a path")?;
-    let mut tracer = Tracer::start(
-        &env,
-        &[
-            "--kubeconfig",
-            kubeconfig,
-            "--node-name",
-            NODE,
-            "--heartbeat",
-            "1s",
-        ],
-    )?;
+    let mut tracer = with_api(&env, kubeconfig, &[])?;
     api_is(&mut tracer, "live", "")?;
     expect(&die_in(&env, &mut tracer, &first)?, &facts("first", &first))?;
     let mut beats = tracer.records.iter().rev();
@@ -196,17 +183,7 @@ fn a_list_that_is_cut_off() -> Result<()> {
         &whole[..whole.find("containers").context("it")?],
     ));
     let kubeconfig = kubeconfig.to_str().context("a path")?;
-    let mut tracer = Tracer::start(
-        &env,
-        &[
-            "--kubeconfig",
-            kubeconfig,
-            "--node-name",
-            NODE,
-            "--heartbeat",
-            "1s",
-        ],
-    )?;
+    let mut tracer = with_api(&env, kubeconfig, &[])?;
     api_is(&mut tracer, "failed", "ended in the middle")?;
     nobody(&die_in(&env, &mut tracer, STRANGER)?)?;
     // Without the state it was read at, a list is none either.
@@ -247,17 +224,7 @@ fn a_token_that_expires() -> Result<()> {
     let first = make(&cluster, NODE, "first")?;
     let (kubeconfig, file) = cluster.kubeconfig(&signed(cluster.folder(), uid, 5)?, "ca")?;
     let kubeconfig = kubeconfig.to_str().context("a path")?.to_owned();
-    let mut tracer = Tracer::start(
-        &env,
-        &[
-            "--kubeconfig",
-            &kubeconfig,
-            "--node-name",
-            NODE,
-            "--heartbeat",
-            "1s",
-        ],
-    )?;
+    let mut tracer = with_api(&env, &kubeconfig, &[])?;
     api_is(&mut tracer, "live", "")?;
     // The server ends the watch when it ends, and then does not take the old token any more.
     wait_until("the token has expired", || {

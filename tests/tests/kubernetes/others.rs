@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::{
     LIMIT, NODE, UID, api_is, die_in, environment, expect,
     faults::{STRANGER, facts, make, nobody},
-    place, source_is,
+    place, source_is, with_api,
 };
 
 /// A static pod: its uid is the hash of its configuration.
@@ -79,15 +79,7 @@ fn the_kubelets_list() -> Result<()> {
     let address = format!("https://127.0.0.1:{}", proxy.port);
     let start = |ca: &str| {
         let config = config(ca)?;
-        let args = [
-            "--kubelet",
-            &address,
-            "--kubeconfig",
-            &config,
-            "--node-name",
-            NODE,
-        ];
-        Tracer::start(&env, &[&args[..], &["--heartbeat", "1s"]].concat())
+        with_api(&env, &config, &["--kubelet", &address])
     };
 
     proxy.fault(Fault::answer("401 Unauthorized", "Unauthorized"));
@@ -175,15 +167,7 @@ fn evictions() -> Result<()> {
     let uid = make(&cluster, NODE, "now")?;
     make(&cluster, NODE, "meanwhile")?;
     make(&cluster, "another-node", "elsewhere")?;
-    let args = [
-        "--kubeconfig",
-        &kubeconfig,
-        "--node-name",
-        NODE,
-        "--heartbeat",
-        "1s",
-    ];
-    let mut tracer = Tracer::start(&env, &args)?;
+    let mut tracer = with_api(&env, &kubeconfig, &[])?;
     api_is(&mut tracer, "live", "")?;
     evict(&cluster, "elsewhere")?;
     evict(&cluster, "now")?;
@@ -332,15 +316,7 @@ fn candidates_of_other_pods() -> Result<()> {
     let kubeconfig = kubeconfig.to_str().context("a path")?;
     let [one, other] = ["one", "other"].map(|name| make(&cluster, NODE, name));
     let (one, other) = (one?, other?);
-    let args = [
-        "--kubeconfig",
-        kubeconfig,
-        "--node-name",
-        NODE,
-        "--heartbeat",
-        "1s",
-    ];
-    let mut tracer = Tracer::start(&env, &args)?;
+    let mut tracer = with_api(&env, kubeconfig, &[])?;
     api_is(&mut tracer, "live", "")?;
     let names = |uid: &str| [format!("pod{uid}"), container_id(uid)];
     let inner = [
