@@ -685,6 +685,23 @@ fn troubles() {
 
     assert_eq!(import(&[], b"nothing of the kind\n").status.code(), Some(0));
     assert_eq!(import(&["/nonexistent"], b"").status.code(), Some(1));
+    // What is no log is not taken for one without a kill.
+    let mut state = 1_u64;
+    let noise = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
+        state.to_be_bytes()[0]
+    });
+    let noise: Vec<u8> = noise.take(10_000).collect();
+    for (bytes, told) in [
+        (&noise[..], "this is no text"),
+        (b"BZh91AY&SY", "packed by bzip2"),
+        (b"LPKSHHRH\0\0\0\0", "journalctl"),
+    ] {
+        let output = import(&[], bytes);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains(told), "{errors}");
+        assert_eq!(output.status.code(), Some(1), "{errors}");
+    }
     let output = import(&["--since", "yesterday"], b"");
     assert_eq!(output.status.code(), Some(2));
     let errors = String::from_utf8(output.stderr).unwrap();

@@ -26,7 +26,7 @@ pub(super) struct Logs {
     /// What could not be read, and how much of it was told.
     pub(super) troubles: u64,
     pub(super) told: u64,
-    /// Reports without an end, and lines that should have been readable.
+    /// Reports without an end, and lines that should have been readable; files that are no text.
     pub(super) cut: u64,
 }
 
@@ -93,6 +93,7 @@ impl Logs {
         );
         result?;
         let totals = totals?;
+        self.cut += u64::from(totals.binary);
         if !self.quiet {
             progress.borrow_mut().clear();
             tell(&name, &totals);
@@ -111,6 +112,9 @@ fn tell(name: &str, totals: &Totals) {
         anstream::eprintln!(
             "oomtrace: {name}: its dates have no zone; `oomtrace import --utc-offset` gives it, else they are UTC"
         );
+    }
+    if totals.binary {
+        anstream::eprintln!("oomtrace: {name}: this is no text; is it a log?");
     }
     if totals.long_lines > 0 {
         anstream::eprintln!(

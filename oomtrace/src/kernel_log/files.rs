@@ -17,7 +17,6 @@ use super::{
     parser::{Line, Output, Parser},
     prefix::{Outer, Rest, Style, Time, outer},
     record::Caller,
-    report::find_header,
 };
 
 /// Bytes looked at in one go: they fit the cache of a processor.
@@ -35,6 +34,8 @@ const REPORT_USEC_MAX: u64 = 300_000_000;
 const STREAMS_MAX: usize = 256;
 /// Lines that tell how lines begin.
 const SAMPLE_LINES: usize = 48;
+/// Bytes that tell whether a file is text.
+const SAMPLE_BYTES: usize = 16 << 10;
 
 /// The machine and its boot, as far as a log tells.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
@@ -86,6 +87,8 @@ pub struct Totals {
     pub dates_without_year: u64,
     /// Dates without a zone.
     pub dates_without_zone: u64,
+    /// It begins as no text does.
+    pub binary: bool,
 }
 
 /// Reads log files.
@@ -190,6 +193,7 @@ impl LogReader {
             };
             if self.line == 0 && !block.bytes().is_empty() {
                 self.export = is_export(block.bytes());
+                self.totals.binary = is_binary(block.bytes());
             }
             let units = block.units(self.export, !more);
             self.totals.long_lines += u64::from(units.cut);
@@ -482,6 +486,7 @@ impl LogReader {
             });
         };
         let header_line = stream.header_line;
+        let begun = stream.parser.begun();
         if stream
             .opened
             .is_some_and(|opened| opened.is_long_before(now))
@@ -500,7 +505,7 @@ impl LogReader {
                 .feed(line, &mut |output| hand_over(output, header_line));
         }
         let open = stream.parser.is_open();
-        if open && (stream.opened.is_none() || find_header(line.text).is_some()) {
+        if open && (stream.opened.is_none() || stream.parser.begun() != begun) {
             (stream.opened, stream.header_line) = (Some(now), number);
             useful = true;
         } else if !open {
@@ -681,6 +686,16 @@ pub fn is_log(front: &[u8], last: bool) -> Option<bool> {
         Some(object) => Some(journal::json(object).is_some()),
         None => last.then(|| !front.trim_ascii().is_empty()),
     }
+}
+
+/// Whether bytes are no text: holes of a file aside, control characters that no log has are many.
+fn is_binary(bytes: &[u8]) -> bool {
+    let (mut text, mut control) = (0, 0);
+    for byte in bytes.iter().take(SAMPLE_BYTES) {
+        text += usize::from(*byte != 0);
+        control += usize::from(matches!(byte, 1..=8 | 14..=26 | 28..=31));
+    }
+    control * 32 > text
 }
 
 /// Whether it is the journal's export format, which begins with its own fields.

@@ -84,6 +84,10 @@ impl Kill {
             c.tag(b"Kill process ")?;
             return KilledLine::read_sharer(line, c).map(Self::Killed);
         }
+        // Rows and what is indented are most of a report, and none of them is a message.
+        if matches!(text.first(), Some(b'[' | b' ')) {
+            return None;
+        }
         let front = &text[..text.len().min(MESSAGE_MAX + 2)];
         let at = memchr::memchr_iter(b':', front).find(|at| {
             let rest = &text[at + 1..];

@@ -65,6 +65,7 @@ pub struct Parser {
     /// Reports are read whose header is missing.
     fragments: bool,
     open: Option<Open>,
+    begun: u64,
     joined: Joined,
     /// The first of two lines about a kill, whose second has not come.
     announced: Vec<Announced>,
@@ -114,6 +115,7 @@ impl Parser {
             max_rows,
             fragments: false,
             open: None,
+            begun: 0,
             joined: Joined::default(),
             announced: Vec::new(),
         }
@@ -215,6 +217,11 @@ impl Parser {
         self.open.is_some() || self.joined.kind.is_some()
     }
 
+    /// How many reports have begun.
+    pub(super) const fn begun(&self) -> u64 {
+        self.begun
+    }
+
     /// Records were lost (`EPIPE`, or a jump in sequence numbers): whatever is under way ends here,
     /// since the next line may be of another report.
     pub fn gap(&mut self, missing: Option<u64>, out: &mut impl FnMut(Output)) {
@@ -238,6 +245,7 @@ impl Parser {
     }
 
     fn open(&mut self, line: &Line<'_>) -> &mut Open {
+        self.begun += 1;
         let report = Box::new(Report {
             time_usec: line.time_usec,
             seq: line.seq,

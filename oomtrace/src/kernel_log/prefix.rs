@@ -178,8 +178,7 @@ fn angle(c: &mut Cursor<'_>) -> Option<u32> {
 /// A record as `/dev/kmsg` gives it.
 fn record(line: &[u8]) -> Option<KmsgRecord<'_>> {
     let head = &line[..line.len().min(96)];
-    let end = memchr::memchr(b';', head)?;
-    memchr::memchr(b',', &head[..end])?;
+    memchr::memchr(b';', head)?;
     KmsgRecord::parse(line).ok()
 }
 

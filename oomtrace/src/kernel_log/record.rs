@@ -1,6 +1,6 @@
 //! One record of `/dev/kmsg`.
 
-use super::parser::Line;
+use super::{bytes::Cursor, parser::Line};
 
 /// The context that printed a record (`caller=` with `CONFIG_PRINTK_CALLER`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -51,16 +51,22 @@ impl<'a> KmsgRecord<'a> {
     /// [`RecordError`] when the header is not that of a record. Header fields that are not known
     /// are skipped: the kernel may add some.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, RecordError> {
-        let end = memchr::memchr(b';', bytes).ok_or(RecordError::NoHeader)?;
-        let (header, body) = (&bytes[..end], &bytes[end + 1..]);
-        let mut fields = header.split(|&b| b == b',');
-        let prio: u32 = number(fields.next()).ok_or(RecordError::Field("priority"))?;
-        let seq = number(fields.next()).ok_or(RecordError::Field("sequence number"))?;
-        let time_usec = number(fields.next()).ok_or(RecordError::Field("time"))?;
+        let broken = |name| match memchr::memchr(b';', bytes) {
+            Some(_) => RecordError::Field(name),
+            None => RecordError::NoHeader,
+        };
+        let mut c = Cursor(bytes);
+        let prio = field(&mut c).and_then(|prio| u32::try_from(prio).ok());
+        let prio = prio.ok_or_else(|| broken("priority"))?;
+        let seq = field(&mut c).ok_or_else(|| broken("sequence number"))?;
+        let time_usec = field(&mut c).ok_or_else(|| broken("time"))?;
+        let rest = c.until(b";").ok_or(RecordError::NoHeader)?;
+        let mut fields = rest.split(|&b| b == b',');
         let continued = fields.next() == Some(b"c");
         let caller = fields
             .find_map(|f| f.strip_prefix(b"caller="))
             .and_then(caller);
+        let body = c.0;
         let text_end = memchr::memchr(b'\n', body).unwrap_or(body.len());
         Ok(Self {
             level: (prio & 7) as u8,
@@ -120,14 +126,21 @@ impl<'a> KmsgRecord<'a> {
     }
 }
 
-fn number<T: std::str::FromStr>(field: Option<&[u8]>) -> Option<T> {
-    std::str::from_utf8(field?).ok()?.parse().ok()
+/// A number of the header, and the comma behind it if there is one.
+fn field(c: &mut Cursor<'_>) -> Option<u64> {
+    let value = c.unsigned()?;
+    (c.tag(b",").is_some() || c.0.starts_with(b";")).then_some(value)
 }
 
 fn caller(value: &[u8]) -> Option<Caller> {
-    match value.split_first()? {
-        (b'T', id) => number(Some(id)).map(Caller::Thread),
-        (b'C', id) => number(Some(id)).map(Caller::Cpu),
+    let (kind, id) = value.split_first()?;
+    let mut c = Cursor(id);
+    let id = u32::try_from(c.unsigned()?)
+        .ok()
+        .filter(|_| c.0.is_empty())?;
+    match kind {
+        b'T' => Some(Caller::Thread(id)),
+        b'C' => Some(Caller::Cpu(id)),
         _ => None,
     }
 }

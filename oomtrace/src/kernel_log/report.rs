@@ -127,9 +127,13 @@ pub struct Report {
 /// Where the header's fixed text starts. The name in front of it is the trigger's own choice, but
 /// at most [`COMM_MAX`] bytes long.
 pub(super) fn find_header(text: &[u8]) -> Option<usize> {
-    // It begins with a space, and few lines have one so early.
-    memchr::memchr_iter(b' ', &text[..text.len().min(COMM_MAX + 1)])
-        .find(|at| text[*at..].starts_with(INVOKED))
+    // A name is too short for a search to pay: rows of a table have many spaces.
+    for (at, pair) in text.windows(2).take(COMM_MAX + 1).enumerate() {
+        if pair == b" i" && text[at..].starts_with(INVOKED) {
+            return Some(at);
+        }
+    }
+    None
 }
 
 const INVOKED: &[u8] = b" invoked oom-killer: gfp_mask=";

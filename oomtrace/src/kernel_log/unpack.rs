@@ -10,13 +10,36 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 const WINDOW_MAX: u64 = 128 << 20;
 const XZ_KIB_MAX: u32 = 256 << 10;
 
+/// What logs are also kept in, and cannot be read here: how it begins, and what to do.
+const UNREAD: [(&[u8], &str); 4] = [
+    (
+        b"LPKSHHRH",
+        "the journal's own file: `journalctl --file FILE -k -o export` makes a log of it",
+    ),
+    (
+        b"BZh",
+        "packed by bzip2, which is not read: unpack it first",
+    ),
+    (
+        b"\x04\x22\x4d\x18",
+        "packed by lz4, which is not read: unpack it first",
+    ),
+    (
+        b"PK\x03\x04",
+        "a zip archive, which is not read: unpack it first",
+    ),
+];
+
 /// The text of `input`, unpacked if it is packed.
 ///
 /// # Errors
 /// Those of `input`. What is wrong with an archive comes out when it is read.
 pub fn unpack<'a>(input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut input = BufReader::with_capacity(64 << 10, input);
-    let first = fill(&mut input, 6)?;
+    let first = fill(&mut input, 8)?;
+    if let Some((_, what)) = UNREAD.iter().find(|(mark, _)| first.starts_with(mark)) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, *what));
+    }
     let unpacked: Box<dyn Read + 'a> = if first.starts_with(b"\x1f\x8b") {
         Box::new(MultiGzDecoder::new(input))
     } else if first.starts_with(b"\xfd7zXZ\0") {
