@@ -13,10 +13,10 @@ use std::{collections::BTreeMap, time::Instant};
 use anyhow::{Result, bail};
 
 pub use self::{
-    apt::Apt,
+    apt::{Apt, extract},
     guest::{Archive, build},
     kernels::{Image, Kernel},
-    machine::{Tally, boot},
+    machine::{Root, Tally, boot},
     results::Cell,
 };
 use self::{
@@ -170,43 +170,15 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
             let append = args.append_for(variant);
             let mut cell = Cell::default();
             let began = Instant::now();
-            let end = machine::boot(&kernel, &image.file, initramfs, &append, &log, &mut cell);
+            let root = Root::Initramfs(initramfs);
+            let end = boot(&kernel, &image.file, root, &append, &log, &mut cell);
             cell.seconds = began.elapsed().as_secs_f32();
-            let tally = cell.tally();
-            let error = match end {
-                Ok(counted) if counted == tally => None,
-                Ok(counted) => Some(format!(
-                    "the guest counted {counted:?}, and told of {tally:?}"
-                )),
-                Err(error) => Some(format!("{error:#}")),
-            };
-            if let Some(error) = error {
-                println!("  FAIL: {error}");
-                cell.error = Some(error);
-            }
-            let tally = cell.tally();
-            println!(
-                "{name}, {}: {} passed, {} failed, {} skipped in {:.0} s; serial log: {}",
-                variant.name,
-                tally.passed,
-                tally.failed,
-                tally.skipped,
-                cell.seconds,
-                log.display()
-            );
-            if args.record {
-                cell.write_recorded(
-                    &sh::root()
-                        .join("tests/recorded")
-                        .join(format!("{name}.{}", variant.name)),
-                )?;
-            }
+            let cell_name = format!("{name}.{}", variant.name);
+            let tally = cell.conclude(&cell_name, end, &log, args.record)?;
             if args.is_whole() {
                 cell.write(&cache.join("results"), name, &image.origin, variant.name)?;
             }
-            sum.passed += tally.passed;
-            sum.failed += tally.failed;
-            sum.skipped += tally.skipped;
+            sum += tally;
         }
     }
     Ok(sum)
