@@ -11,6 +11,7 @@ use oomtrace_tests::{
     kubernetes::{
         cluster::{self, Cluster, NOBODYS_TOKEN, TOKEN, deployed_pod},
         containerd::{self, Container, Containerd},
+        expect,
     },
     tracer::{Tracer, output},
 };
@@ -398,17 +399,6 @@ fn api_is(tracer: &mut Tracer, state: &str, error: &str) -> Result<()> {
                 })
         })
         .map(drop)
-}
-
-fn expect(record: &Value, expected: &[(&str, Value)]) -> Result<()> {
-    for (pointer, value) in expected {
-        let found = record.pointer(pointer).unwrap_or(&Value::Null);
-        ensure!(
-            found == value,
-            "{pointer} is {found}, not {value}: {record}"
-        );
-    }
-    Ok(())
 }
 
 /// The program, and the right to kill. `None` where something is missing, which is told.

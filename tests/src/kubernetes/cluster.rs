@@ -13,8 +13,13 @@ use serde_json::{Value, json};
 
 use super::{Server, run, wait_until};
 
-/// Where `cargo xtask k8s` leaves what it builds.
+/// The API server: installed, on a node of its own, or where `cargo xtask k8s` leaves what it
+/// builds.
 fn built() -> PathBuf {
+    let installed = PathBuf::from("/usr/bin/kube-apiserver");
+    if installed.exists() {
+        return installed;
+    }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
@@ -22,7 +27,8 @@ fn built() -> PathBuf {
     target.join("k8s/bin/kube-apiserver")
 }
 
-const ADMIN: &str = "admin-token";
+/// The token that may do everything.
+pub const ADMIN: &str = "admin-token";
 /// The token that may do what oomtrace needs, and nothing else.
 pub const TOKEN: &str = "oomtrace-token";
 /// A token that is somebody's who may do nothing.
@@ -104,6 +110,8 @@ impl Cluster {
                 format!("http://127.0.0.1:{}", self.etcd_port),
             ),
             ("bind-address", "127.0.0.1".to_owned()),
+            // Without one it takes that of the default route, which need not be there.
+            ("advertise-address", "192.0.2.1".to_owned()),
             ("secure-port", self.port.to_string()),
             ("authorization-mode", "RBAC".to_owned()),
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
@@ -155,10 +163,24 @@ impl Cluster {
     /// # Errors
     /// When it cannot be written.
     pub fn kubeconfig(&self, token: &str, ca: &str) -> Result<(PathBuf, PathBuf)> {
+        self.kubeconfig_for(ca, self.port, token, ca)
+    }
+
+    /// The same, by a name of its own, for whatever is at this port.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_for(
+        &self,
+        name: &str,
+        port: u16,
+        token: &str,
+        ca: &str,
+    ) -> Result<(PathBuf, PathBuf)> {
         let at = self.folder.path();
         let (config, file) = (
-            at.join(format!("{ca}.kubeconfig")),
-            at.join(format!("{ca}.token")),
+            at.join(format!("{name}.kubeconfig")),
+            at.join(format!("{name}.token")),
         );
         fs::write(&file, token)?;
         fs::write(
@@ -167,7 +189,7 @@ impl Cluster {
                 "apiVersion": "v1", "kind": "Config", "current-context": "lab",
                 "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "oomtrace"}}],
                 "clusters": [{"name": "lab", "cluster": {
-                    "server": format!("https://127.0.0.1:{}", self.port),
+                    "server": format!("https://127.0.0.1:{port}"),
                     "certificate-authority": format!("{ca}.crt"),
                 }}],
                 "users": [{"name": "oomtrace", "user": {"tokenFile": file}}],
@@ -206,6 +228,19 @@ impl Cluster {
         self.curl("DELETE", path, Some(&now)).map(drop)
     }
 
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.curl("GET", path, None)?)?)
+    }
+
+    /// Where its certificates are: `ca.crt` of the signer, `server.crt` and `server.key`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
         let mut command = Command::new("curl");
         command
@@ -233,20 +268,32 @@ impl Cluster {
         run(command.arg(format!("https://127.0.0.1:{}{path}", self.port)))
     }
 
-    /// What docs/kubernetes.md says that oomtrace needs, and nothing else.
+    /// What docs/kubernetes.md says that oomtrace needs of the API server, and nothing else.
     fn rights(&self) -> Result<()> {
+        self.grant(
+            "oomtrace",
+            &json!([
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+                {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
+            ]),
+        )
+    }
+
+    /// Gives oomtrace more rights, by a role of this name.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn grant(&self, name: &str, rules: &Value) -> Result<()> {
         let group = "/apis/rbac.authorization.k8s.io/v1";
         let kind = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind});
         let mut role = kind("ClusterRole");
-        role["metadata"] = json!({"name": "oomtrace"});
-        role["rules"] = json!([
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-            {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
-        ]);
+        role["metadata"] = json!({"name": name});
+        role["rules"] = rules.clone();
         self.create(&format!("{group}/clusterroles"), &role)?;
         let mut binding = kind("ClusterRoleBinding");
-        binding["metadata"] = json!({"name": "oomtrace"});
-        binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "oomtrace"});
+        binding["metadata"] = json!({"name": name});
+        binding["roleRef"] =
+            json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
         binding["subjects"] =
             json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "oomtrace"}]);
         self.create(&format!("{group}/clusterrolebindings"), &binding)?;
