@@ -15,8 +15,9 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// How long a server may take to start that takes seconds on an idle machine.
-const PATIENCE: Duration = Duration::from_secs(280);
+/// How long a server may take to start that takes seconds on an idle machine, and minutes in
+/// an emulated one that shares its processors.
+const PATIENCE: Duration = Duration::from_secs(560);
 
 /// A program that is ended with its value.
 pub struct Server {

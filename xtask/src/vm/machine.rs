@@ -18,8 +18,9 @@ use serde_json::Value;
 use super::{kernels::Kernel, results::Cell};
 use crate::{install::Need, sh};
 
-/// A guest that says nothing for so long hangs: a scenario may run out of patience several times.
-const STALL: Duration = Duration::from_secs(300);
+/// A guest that says nothing for so long hangs: a scenario may run out of patience several times, and
+/// an API server takes minutes to start.
+const STALL: Duration = Duration::from_secs(600);
 /// A guest that takes longer than this is broken, whatever it says.
 const TIMEOUT: Duration = Duration::from_secs(20 * 60);
 
