@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::Path,
+    str::FromStr,
     sync::OnceLock,
 };
 
@@ -209,12 +210,22 @@ pub fn random_uuid() -> std::io::Result<String> {
 
 /// Resident memory of this process.
 pub fn resident_bytes() -> Option<u64> {
-    let kilobytes: u64 = status_field("VmRSS")?
-        .strip_suffix(" kB")?
-        .trim()
+    kilobytes(&status_field("VmRSS")?)
+}
+
+/// The bytes of a size as `/proc` prints it: `    1764 kB`.
+pub(crate) fn kilobytes(size: &str) -> Option<u64> {
+    let number = size.strip_suffix(" kB")?.trim();
+    number.parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// A field of a line of pressure: `some avg10=0.01 avg60=6.02 avg300=5.59 total=32641813`
+/// (`psi_show`, kernel/sched/psi.c).
+pub(crate) fn pressure<T: FromStr>(line: &str, name: &str) -> Option<T> {
+    line.split(' ')
+        .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))?
         .parse()
-        .ok()?;
-    Some(kilobytes * 1024)
+        .ok()
 }
 
 /// The machine's memory at this moment; `None` where `/proc` tells nothing of it.
@@ -247,20 +258,14 @@ fn front<'a>(file: Option<&File>, buffer: &'a mut [u8]) -> &'a str {
     std::str::from_utf8(&text[..end]).unwrap_or_default()
 }
 
-/// Reads `some avg10=0.01 avg60=6.02 avg300=5.59 total=32641813` and the line of `full`
-/// (`psi_show`, kernel/sched/psi.c).
+/// Reads `/proc/pressure/memory`: a line of `some` and one of `full`.
 fn read_pressure(text: &str, after: &mut After) {
     for line in text.lines() {
-        let field = |name: &str| {
-            line.split(' ')
-                .find_map(|field| field.strip_prefix(name)?.strip_prefix('='))
-        };
-        let avg10 = field("avg10").and_then(|percent| percent.parse().ok());
         if line.starts_with("some ") {
-            after.psi_some_avg10 = avg10;
+            after.psi_some_avg10 = pressure(line, "avg10");
         } else if line.starts_with("full ") {
-            after.psi_full_avg10 = avg10;
-            after.psi_full_total_us = field("total").and_then(|total| total.parse().ok());
+            after.psi_full_avg10 = pressure(line, "avg10");
+            after.psi_full_total_us = pressure(line, "total");
         }
     }
 }
@@ -277,10 +282,7 @@ fn read_meminfo(text: &str, after: &mut After) {
             "SwapFree" => &mut after.swap_free_bytes,
             _ => continue,
         };
-        let kilobytes = value.strip_suffix(" kB").map(str::trim);
-        *slot = kilobytes
-            .and_then(|number| number.parse::<u64>().ok())
-            .and_then(|number| number.checked_mul(1024));
+        *slot = kilobytes(value);
     }
 }
 

@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     cgroup::{self, Level, QosClass},
-    event::Pod,
-    explain::{amount, expected_of},
+    event::{Pod, Whose},
+    explain::{GUARANTEED_ADJ, SANDBOX_ADJ, amount, expected_of},
     node::{
+        Names,
         cgroups::Memcg,
         task::{Spared, Task},
-        whose::{Names, Whose},
     },
 };
 
@@ -24,10 +24,6 @@ const MOST_PRESSURE: f64 = 10.0;
 const CRITICAL_PERCENT: u64 = 95;
 /// A request is far below the use where this many of it fit in.
 const MOST_REQUESTS: u64 = 2;
-/// What the runtime gives the pause container, and kubelets before 1.15 Guaranteed pods.
-const PAUSE_ADJ: i32 = -998;
-/// What the kubelet gives Guaranteed pods, and those the node cannot do without.
-const GUARANTEED_ADJ: i32 = -997;
 /// What the kubelet gives Burstable pods; older ones began at 2.
 const BURSTABLE_ADJ: std::ops::RangeInclusive<i32> = 2..=999;
 /// A daemon with more than this is not protected.
@@ -58,6 +54,7 @@ pub fn audit(facts: &Facts<'_>, ignore: &[Code], names: &Names<'_>) -> Audit {
         time: facts.time.clone(),
         node: facts.node.clone(),
         whole_node: facts.whole_node,
+        kubernetes: facts.kubernetes.clone(),
         looked_at: LookedAt {
             cgroups: count(facts.memcgs.len()),
             pods: count(tree.pods.len()),
@@ -433,7 +430,7 @@ impl<'a> Tree<'a> {
     /// Whether a container has processes, and is not the one that only holds the pod together.
     fn is_running(&self, memcg: &Memcg) -> bool {
         self.living()
-            .any(|task| memcg.contains(&task.cgroup) && task.oom_score_adj != PAUSE_ADJ)
+            .any(|task| memcg.contains(&task.cgroup) && task.oom_score_adj != SANDBOX_ADJ)
     }
 
     /// Processes of pods whose `oom_score_adj` is not the kubelet's.
@@ -443,7 +440,7 @@ impl<'a> Tree<'a> {
         for task in self.living() {
             let adj = task.oom_score_adj;
             let whose = self.whose(&task.cgroup);
-            if adj == PAUSE_ADJ
+            if adj == SANDBOX_ADJ
                 || self.facts.tracers.contains(&task.pid)
                 || self.is_as_given(&whose, adj) != Some(false)
             {

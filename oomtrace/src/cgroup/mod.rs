@@ -56,7 +56,9 @@ pub struct Placement {
 }
 
 impl Placement {
-    /// Of a path that is whole, or whose outermost components may be missing (`cut`).
+    /// Of a path that is whole, or whose outermost components may be missing (`cut`): the first
+    /// component must be whole, and a leading `/` does not matter. What only the missing part could
+    /// tell is not told: a `pod<uid>` seen first has no QoS class.
     pub fn of(path: &[u8], cut: bool) -> Self {
         place(path, cut)
     }
@@ -174,14 +176,6 @@ impl Runtime {
 /// Takes any bytes; linear in their number.
 pub fn resolve(path: &[u8]) -> Placement {
     place(path, false)
-}
-
-/// Resolves a path whose outermost components may be missing. The first component must be
-/// whole; a leading `/` does not matter.
-///
-/// What only the missing part could tell is not told: a `pod<uid>` seen first has no QoS class.
-pub fn resolve_cut(path: &[u8]) -> Placement {
-    place(path, true)
 }
 
 /// What the walk has found so far, borrowed from the path.

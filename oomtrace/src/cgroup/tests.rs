@@ -6,7 +6,7 @@ mod generated;
 
 use std::path::PathBuf;
 
-use super::{ContainerRef, Level, Placement, QosClass, Runtime, UidKind, resolve, resolve_cut};
+use super::{ContainerRef, Level, Placement, QosClass, Runtime, UidKind, resolve};
 
 const UID: &str = "8dbc5577-d0e2-4706-8787-57d52c03ddf2";
 const ID: &str = "14011c7d92a9e513dfd69211da0413dbf319a5e45a02b354ba6e98e10272542d";
@@ -21,6 +21,10 @@ const UNRESOLVED: Placement = Placement {
     prefix_len: None,
     outer_missing: false,
 };
+
+fn resolve_cut(path: &[u8]) -> Placement {
+    Placement::of(path, true)
+}
 
 fn at(path: &str) -> Placement {
     resolve(path.as_bytes())

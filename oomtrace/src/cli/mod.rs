@@ -6,6 +6,7 @@ mod events;
 mod explain;
 mod import;
 mod kubernetes;
+mod logs;
 mod node;
 mod progress;
 mod rank;
@@ -127,6 +128,12 @@ impl Color {
             Self::Never => false,
         }
     }
+}
+
+/// Columns and lines of the terminal, if standard output is one.
+fn terminal_size(stdout: &io::Stdout) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stdout).ok()?;
+    Some((usize::from(size.ws_col), usize::from(size.ws_row)))
 }
 
 /// Writes all of `bytes` to standard output.

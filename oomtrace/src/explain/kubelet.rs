@@ -9,11 +9,14 @@ use crate::{
 /// The priority class of pods that the node cannot do without.
 const NODE_CRITICAL: &str = "system-node-critical";
 /// Guaranteed pods, and those the node cannot do without.
-const GUARANTEED: i32 = -997;
+pub const GUARANTEED_ADJ: i32 = -997;
+/// The sandbox of a pod, which the runtime sets; and what older kubelets gave where later ones give
+/// [`GUARANTEED_ADJ`].
+pub const SANDBOX_ADJ: i32 = -998;
 /// BestEffort pods.
 const BEST_EFFORT: i32 = 1000;
 /// The least a Burstable container gets.
-const BURSTABLE_LEAST: i64 = 1000 + GUARANTEED as i64;
+const BURSTABLE_LEAST: i64 = 1000 + GUARANTEED_ADJ as i64;
 /// The most a Burstable container gets: less than a BestEffort one.
 const BURSTABLE_MOST: i64 = 999;
 
@@ -45,7 +48,7 @@ pub fn expected_oom_score_adj(
     capacity_bytes: Option<u64>,
 ) -> Option<i32> {
     match (class, node_critical) {
-        (QosClass::Guaranteed, _) | (_, Some(true)) => Some(GUARANTEED),
+        (QosClass::Guaranteed, _) | (_, Some(true)) => Some(GUARANTEED_ADJ),
         (_, None) => None,
         (QosClass::BestEffort, Some(false)) => Some(BEST_EFFORT),
         (QosClass::Burstable, Some(false)) => burstable(request_bytes?, capacity_bytes?),

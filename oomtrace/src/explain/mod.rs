@@ -11,6 +11,6 @@ mod words;
 
 pub use badness::{Footprint, limit_total_pages, oom_score, points};
 pub use eras::{Held, readings, score};
-pub use kubelet::{expected_of, expected_oom_score_adj, request_for};
+pub use kubelet::{GUARANTEED_ADJ, SANDBOX_ADJ, expected_of, expected_oom_score_adj, request_for};
 pub use verdict::{Case, Ranked, bystander, verdict};
 pub use words::{amount, brief, process};

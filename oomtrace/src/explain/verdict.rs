@@ -1,16 +1,15 @@
 //! The verdict: what kind of decision it was, and what else is worth knowing of it. Unknown facts
 //! lead to no claim.
 
-use super::{summary, survival::survival};
+use super::{
+    kubelet::{GUARANTEED_ADJ, SANDBOX_ADJ},
+    summary,
+    survival::survival,
+};
 use crate::{
     cgroup,
     event::{Candidate, Oom, Role, Scope, Trigger, Verdict, VerdictCode, VerdictFlag, Victim},
 };
-
-/// The sandbox of a pod, which the runtime sets; and what kubelets before 1.16 gave where later
-/// ones give -997.
-const SANDBOX_ADJ: i32 = -998;
-const GUARANTEED_ADJ: i32 = -997;
 
 /// All that is known of a victim.
 #[derive(Clone, Copy, Debug)]

@@ -3,7 +3,6 @@
 
 pub mod cgroups;
 pub mod task;
-pub mod whose;
 
 use std::{
     fs, io,
@@ -11,6 +10,11 @@ use std::{
 };
 
 use cgroups::Hierarchy;
+
+use crate::{event::Whose, host};
+
+/// Tells whose a cgroup path is. [`Whose::from_path`] is the least that one can tell.
+pub type Names<'a> = dyn Fn(&[u8]) -> Whose + 'a;
 
 /// Where the node's files are: `/`, or where its root is mounted.
 #[derive(Clone, Debug)]
@@ -74,8 +78,7 @@ impl Memory {
     fn parse(text: &str) -> Option<Self> {
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-            let number = line.strip_prefix(':')?.strip_suffix("kB")?.trim();
-            number.parse::<u64>().ok()?.checked_mul(1024)
+            host::kilobytes(line.strip_prefix(':')?)
         };
         Some(Self {
             total: field("MemTotal")?,
@@ -101,10 +104,7 @@ impl Memory {
 /// in `/proc/pressure/memory`.
 pub fn full_pressure(text: &str) -> Option<f64> {
     let line = text.lines().find_map(|line| line.strip_prefix("full "))?;
-    let field = line
-        .split(' ')
-        .find_map(|field| field.strip_prefix("avg60="))?;
-    field.parse().ok()
+    host::pressure(line, "avg60")
 }
 
 #[cfg(test)]

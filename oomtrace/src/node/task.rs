@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::Root;
-use crate::explain::Footprint;
+use crate::{explain::Footprint, host};
 
 /// `PF_KTHREAD` of `include/linux/sched.h`.
 const PF_KTHREAD: u64 = 0x0020_0000;
@@ -172,8 +172,7 @@ impl Held {
             let line = text
                 .split(|&byte| byte == b'\n')
                 .find_map(|line| line.strip_prefix(name))?;
-            let number = std::str::from_utf8(line).ok()?.strip_suffix(" kB")?;
-            number.trim().parse::<u64>().ok()?.checked_mul(1024)
+            host::kilobytes(std::str::from_utf8(line).ok()?)
         };
         Some(Self {
             pgtables_bytes: field(b"VmPTE:")?,
@@ -184,7 +183,7 @@ impl Held {
 }
 
 /// The path in `/proc/PID/cgroup` of the hierarchy that has the memory controller.
-fn memory_cgroup(text: &[u8], version: u8) -> Option<Vec<u8>> {
+pub(super) fn memory_cgroup(text: &[u8], version: u8) -> Option<Vec<u8>> {
     text.split(|&byte| byte == b'\n').find_map(|line| {
         let mut parts = line.splitn(3, |&byte| byte == b':');
         let (id, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);

@@ -16,7 +16,7 @@ use std::{
     env,
     ffi::CStr,
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -135,6 +135,7 @@ fn boot() -> Result<Option<&'static str>> {
     } else {
         place("cgroup2", "/sys/fs/cgroup", None)?;
     }
+    load("/modules")?;
     // Messages of user space are no concern of these tests; more of the kernel's are, where it
     // lets them through. The rate limit of the OOM report itself is not adjustable.
     let _ = fs::write("/proc/sys/kernel/printk_ratelimit", "0");
@@ -168,6 +169,7 @@ fn node(driver: Driver, names: &[String], record: bool) -> Result<()> {
         place("tracefs", "/sys/kernel/tracing", None)?;
         place("cgroup2", "/sys/fs/cgroup", None)?;
     }
+    load("/modules")?;
     // The kernel's reports are read from /dev/kmsg; the console is slow.
     fs::write("/proc/sys/kernel/printk", "1").context("quieting the console")?;
     set_variables("/usr/bin:/usr/sbin:/bin");
@@ -279,6 +281,27 @@ fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("making {directory}"))?;
     mount(kind, directory, kind, MountFlags::empty(), options)
         .with_context(|| format!("mounting {kind} on {directory}"))
+}
+
+/// `MODULE_INIT_COMPRESSED_FILE` in `include/uapi/linux/module.h`.
+const COMPRESSED: i32 = 4;
+
+/// Loads the modules in a folder, in the order of their names. Where the distributor packs them the
+/// kernel unpacks them itself (`CONFIG_MODULE_DECOMPRESS`).
+fn load(folder: &str) -> Result<()> {
+    let mut modules = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    modules.sort();
+    for module in modules {
+        let mut file = fs::File::open(&module)?;
+        let mut magic = [0; 4];
+        file.read_exact(&mut magic)?;
+        let flags = if &magic == b"\x7fELF" { 0 } else { COMPRESSED };
+        rustix::system::finit_module(file, c"", flags)
+            .with_context(|| format!("loading {}", module.display()))?;
+    }
+    Ok(())
 }
 
 /// Runs the scenarios of these names, or all. Whether none failed.

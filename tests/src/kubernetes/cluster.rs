@@ -13,13 +13,8 @@ use serde_json::{Value, json};
 
 use super::{Server, run, wait_until};
 
-/// The API server: installed, on a node of its own, or where `cargo xtask k8s` leaves what it
-/// builds.
+/// Where `cargo xtask k8s` leaves what it builds.
 fn built() -> PathBuf {
-    let installed = PathBuf::from("/usr/bin/kube-apiserver");
-    if installed.exists() {
-        return installed;
-    }
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
         PathBuf::from,
@@ -34,14 +29,34 @@ pub const TOKEN: &str = "oomtrace-token";
 /// A token that is somebody's who may do nothing.
 pub const NOBODYS_TOKEN: &str = "nobodys-token";
 
+/// The address of the API server for a node in a virtual machine.
+pub const FROM_THE_NODE: &str = "10.0.2.100";
+/// The address of such a node.
+pub const NODE: &str = "10.0.2.15";
+
 /// A cluster.
 pub struct Cluster {
-    folder: tempfile::TempDir,
+    client: Client,
+    _folder: tempfile::TempDir,
     etcd: Server,
     api: Option<Server>,
     etcd_port: u16,
     /// Where the API server listens.
     pub port: u16,
+}
+
+/// Whoever may do everything.
+pub struct Client {
+    folder: PathBuf,
+    address: String,
+}
+
+impl std::ops::Deref for Cluster {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// What is missing to run one, if anything.
@@ -86,9 +101,10 @@ impl Cluster {
             etcd.args([flag, &format!("http://127.0.0.1:{port}")]);
         }
         let mut cluster = Self {
+            client: Client::new(at, &format!("127.0.0.1:{port}")),
             etcd: Server::start(etcd, at.join("etcd.log"))?,
             api: None,
-            folder,
+            _folder: folder,
             etcd_port,
             port,
         };
@@ -102,7 +118,7 @@ impl Cluster {
     /// # Errors
     /// When it does not.
     pub fn start_api(&mut self) -> Result<()> {
-        let at = self.folder.path();
+        let at = &self.client.folder;
         let mut api = Command::new(built());
         for (flag, value) in [
             (
@@ -139,7 +155,7 @@ impl Cluster {
             if let Some(api) = &mut self.api {
                 api.lives()?;
             }
-            Ok(self.curl("GET", "/readyz", None)? == "ok")
+            Ok(self.client.curl("GET", "/readyz", None)? == "ok")
         })
     }
 
@@ -158,29 +174,56 @@ impl Cluster {
         self.api.as_ref().context("no API server")?.signal(signal)
     }
 
+    /// What docs/kubernetes.md says that oomtrace needs of the API server, and nothing else.
+    fn rights(&self) -> Result<()> {
+        self.grant(
+            "oomtrace",
+            &json!([
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+                {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
+                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+            ]),
+        )
+    }
+}
+
+impl Client {
+    /// One of the API server at this address. The folder has `ca.crt`, the certificate of its
+    /// signer, and gets what is written.
+    pub fn new(folder: &Path, address: &str) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            address: address.to_owned(),
+        }
+    }
+
+    /// Where certificates and tokens are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Writes a kubeconfig that takes its token from a file, and returns both.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn kubeconfig(&self, token: &str, ca: &str) -> Result<(PathBuf, PathBuf)> {
-        self.kubeconfig_for(ca, self.port, token, ca)
+        self.kubeconfig_at(&self.address, token, ca)
     }
 
-    /// The same, by a name of its own, for whatever is at this port.
+    /// The same for what listens at another address.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn kubeconfig_for(
+    pub fn kubeconfig_at(
         &self,
-        name: &str,
-        port: u16,
+        address: &str,
         token: &str,
         ca: &str,
     ) -> Result<(PathBuf, PathBuf)> {
-        let at = self.folder.path();
+        let name = format!("{token}@{address}.{ca}");
         let (config, file) = (
-            at.join(format!("{name}.kubeconfig")),
-            at.join(format!("{name}.token")),
+            self.folder.join(format!("{name}.kubeconfig")),
+            self.folder.join(format!("{name}.token")),
         );
         fs::write(&file, token)?;
         fs::write(
@@ -189,7 +232,7 @@ impl Cluster {
                 "apiVersion": "v1", "kind": "Config", "current-context": "lab",
                 "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "oomtrace"}}],
                 "clusters": [{"name": "lab", "cluster": {
-                    "server": format!("https://127.0.0.1:{port}"),
+                    "server": format!("https://{address}"),
                     "certificate-authority": format!("{ca}.crt"),
                 }}],
                 "users": [{"name": "oomtrace", "user": {"tokenFile": file}}],
@@ -224,8 +267,32 @@ impl Cluster {
     /// # Errors
     /// When the server refuses.
     pub fn delete(&self, path: &str) -> Result<()> {
-        let now = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
-        self.curl("DELETE", path, Some(&now)).map(drop)
+        self.curl("DELETE", path, Some(&at_once())).map(drop)
+    }
+
+    /// Makes many changes over one connection, and returns what the server answered to each.
+    ///
+    /// # Errors
+    /// When the server refuses one.
+    pub fn all(&self, changes: &[(&str, String, Value)]) -> Result<Vec<Value>> {
+        let file = self.folder.join("changes.curl");
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let changes = changes.iter().map(|(method, path, body)| {
+            format!(
+                "request = {method}\nurl = \"https://{}{path}\"\ncacert = \"{}\"\n\
+                 header = \"Authorization: Bearer {ADMIN}\"\n\
+                 header = \"Content-Type: {}\"\nnoproxy = \"*\"\nsilent\nshow-error\n\
+                 fail-with-body\ndata = \"{}\"\n",
+                self.address,
+                self.folder.join("ca.crt").display(),
+                content_type(method),
+                quoted(&body.to_string()),
+            )
+        });
+        fs::write(&file, changes.collect::<Vec<_>>().join("next\n"))?;
+        let answers = run(Command::new("curl").arg("--config").arg(&file))?;
+        let answers = serde_json::Deserializer::from_str(&answers).into_iter();
+        Ok(answers.collect::<Result<_, _>>()?)
     }
 
     /// Reads an object.
@@ -234,11 +301,6 @@ impl Cluster {
     /// When there is none.
     pub fn get(&self, path: &str) -> Result<Value> {
         Ok(serde_json::from_str(&self.curl("GET", path, None)?)?)
-    }
-
-    /// Where its certificates are: `ca.crt` of the signer, `server.crt` and `server.key`.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
@@ -253,30 +315,17 @@ impl Cluster {
             ])
             .args(["--noproxy", "*", "--request", method])
             .arg("--cacert")
-            .arg(self.folder.path().join("ca.crt"))
+            .arg(self.folder.join("ca.crt"))
             .args(["--header", &format!("Authorization: Bearer {ADMIN}")]);
         if let Some(body) = body {
-            let kind = if method == "PATCH" {
-                "merge-patch+json"
-            } else {
-                "json"
-            };
             command
-                .args(["--header", &format!("Content-Type: application/{kind}")])
+                .args([
+                    "--header",
+                    &format!("Content-Type: {}", content_type(method)),
+                ])
                 .args(["--data", &body.to_string()]);
         }
-        run(command.arg(format!("https://127.0.0.1:{}{path}", self.port)))
-    }
-
-    /// What docs/kubernetes.md says that oomtrace needs of the API server, and nothing else.
-    fn rights(&self) -> Result<()> {
-        self.grant(
-            "oomtrace",
-            &json!([
-                {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-                {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
-            ]),
-        )
+        run(command.arg(format!("https://{}{path}", self.address)))
     }
 
     /// Gives oomtrace more rights, by a role of this name.
@@ -299,6 +348,52 @@ impl Cluster {
         self.create(&format!("{group}/clusterrolebindings"), &binding)?;
         Ok(())
     }
+}
+
+fn content_type(method: &str) -> &'static str {
+    if method == "PATCH" {
+        "application/merge-patch+json"
+    } else {
+        "application/json"
+    }
+}
+
+/// How to delete, so that nobody need say that it is done.
+pub fn at_once() -> Value {
+    json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
+}
+
+/// Where pods are.
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// A pod that nobody owns, with one container.
+pub fn pod(node: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node,
+            "containers": [{
+                "name": "app", "image": "shop/app:1",
+                "resources": {"requests": {"memory": "16Mi"}, "limits": {"memory": "32Mi"}},
+            }],
+        },
+    })
+}
+
+/// The id of the container of a pod with this uid.
+pub fn container_id(uid: &str) -> String {
+    format!("{:0>64}", uid.replace('-', ""))
+}
+
+/// What a kubelet says of such a pod when its container runs.
+pub fn running(uid: &str) -> Value {
+    json!({"status": {
+        "phase": "Running",
+        "containerStatuses": [{
+            "name": "app", "ready": true, "restartCount": 0, "image": "shop/app:1", "imageID": "",
+            "containerID": format!("containerd://{}", container_id(uid)),
+        }],
+    }})
 }
 
 /// A pod of a ReplicaSet of a Deployment. Returns its uid.
@@ -353,7 +448,10 @@ pub fn deployed_pod(cluster: &Cluster, node: &str, name: &str) -> Result<String>
 }
 
 /// A signer, the server's certificate, and another signer who has signed nothing.
-fn certificates(at: &Path) -> Result<()> {
+///
+/// # Errors
+/// When openssl fails.
+pub fn certificates(at: &Path) -> Result<()> {
     let openssl = |args: &str| {
         run(Command::new("openssl")
             .current_dir(at)
@@ -367,7 +465,7 @@ fn certificates(at: &Path) -> Result<()> {
     openssl("req -newkey rsa:2048 -nodes -subj /CN=apiserver -keyout server.key -out server.csr")?;
     fs::write(
         at.join("san"),
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\n",
+        format!("subjectAltName=IP:127.0.0.1,DNS:localhost,IP:{FROM_THE_NODE},IP:{NODE}\n"),
     )?;
     openssl(
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.crt",

@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod containerd;
 mod cri;
+pub mod proxy;
 
 use std::{
     path::PathBuf,
@@ -15,9 +16,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-/// How long a server may take to start that takes seconds on an idle machine, and minutes in
-/// an emulated one that shares its processors.
-const PATIENCE: Duration = Duration::from_secs(560);
+use crate::PATIENCE;
 
 /// A program that is ended with its value.
 pub struct Server {

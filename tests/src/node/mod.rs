@@ -1,5 +1,5 @@
-//! A Kubernetes node of one's own, in a virtual machine: etcd, kube-apiserver, containerd and a
-//! kubelet, and pods in which real processes are killed.
+//! A Kubernetes node of one's own, in a virtual machine: containerd and a kubelet, which registers
+//! with an API server outside, and pods in which real processes are killed.
 
 mod argument;
 mod pods;
@@ -19,7 +19,7 @@ use crate::{
     Env,
     kubernetes::{
         Server,
-        cluster::{ADMIN, Cluster, TOKEN},
+        cluster::{ADMIN, Client, FROM_THE_NODE, NODE, TOKEN},
         containerd::{IMAGE, image, import},
         run, wait_until,
     },
@@ -28,8 +28,8 @@ use crate::{
 
 /// The node's name.
 pub const NAME: &str = "node-under-test";
-/// Its address: the kubelet refuses one of the loopback network.
-const ADDRESS: &str = "192.0.2.1";
+/// Its certificate, which is the API server's, too, and that of the signer.
+const CERTIFICATES: &str = "/etc/kubernetes/pki";
 const SOCKET: &str = "/run/containerd/containerd.sock";
 const MANIFESTS: &str = "/etc/kubernetes/manifests";
 const LOGS: &str = "/var/log/node";
@@ -67,7 +67,7 @@ impl Driver {
 /// A node that runs.
 pub struct Node {
     /// The API server that it registered with.
-    pub cluster: Cluster,
+    pub cluster: Client,
     /// What the kubelet takes for the node's memory.
     pub capacity_bytes: u64,
     driver: Driver,
@@ -86,22 +86,24 @@ impl Node {
         for folder in [LOGS, MANIFESTS, pods::REINS, "/etc/containerd"] {
             fs::create_dir_all(folder).with_context(|| format!("making {folder}"))?;
         }
-        for words in ["link set lo up", &format!("addr add {ADDRESS}/32 dev lo")] {
+        for words in [
+            "link set lo up",
+            "link set eth0 up",
+            &format!("addr add {NODE}/24 dev eth0"),
+        ] {
             run(Command::new("busybox").arg("ip").args(words.split(' ')))?;
         }
         println!("containerd");
         let mut containerd = containerd(driver)?;
         let image = image(Path::new("/root"), &[&env.victim])?;
         import(&mut containerd, Path::new(SOCKET), &image)?;
-        println!("API server");
         let mut node = Self {
-            cluster: Cluster::start()?,
+            cluster: Client::new(Path::new(CERTIFICATES), &format!("{FROM_THE_NODE}:6443")),
             capacity_bytes: meminfo("MemTotal")?,
             driver,
             kubelet: None,
             _containerd: containerd,
         };
-        certificate(node.cluster.folder())?;
         println!("kubelet");
         node.start_kubelet(0)?;
         wait_until("the node is registered", || {
@@ -126,8 +128,8 @@ impl Node {
             json!({
                 "apiVersion": "kubelet.config.k8s.io/v1beta1", "kind": "KubeletConfiguration",
                 "staticPodPath": MANIFESTS, "fileCheckFrequency": "1s",
-                "address": ADDRESS,
-                "tlsCertFile": at.join("kubelet.crt"), "tlsPrivateKeyFile": at.join("server.key"),
+                "address": NODE,
+                "tlsCertFile": at.join("server.crt"), "tlsPrivateKeyFile": at.join("server.key"),
                 "authentication": {"anonymous": {"enabled": false}, "webhook": {"enabled": true}},
                 "authorization": {"mode": "Webhook"},
                 "cgroupDriver": self.driver.name(),
@@ -142,15 +144,13 @@ impl Node {
             })
             .to_string(),
         )?;
-        let (admin, _) = self
-            .cluster
-            .kubeconfig_for("kubelet", self.cluster.port, ADMIN, "ca")?;
+        let (admin, _) = self.cluster.kubeconfig(ADMIN, "ca")?;
         let mut kubelet = Command::new("/usr/bin/kubelet");
         for (flag, value) in [
             ("config", config.display().to_string()),
             ("kubeconfig", admin.display().to_string()),
             ("hostname-override", NAME.to_owned()),
-            ("node-ip", ADDRESS.to_owned()),
+            ("node-ip", NODE.to_owned()),
             ("container-runtime", "remote".to_owned()),
             ("container-runtime-endpoint", format!("unix://{SOCKET}")),
         ] {
@@ -202,21 +202,13 @@ impl Node {
 
 /// Where the kubelet answers.
 pub fn kubelet_address() -> String {
-    format!("https://{ADDRESS}:10250")
+    format!("https://{NODE}:10250")
 }
 
 /// The last lines that each part of the node has said.
 pub fn said() -> Vec<String> {
     let mut lines = Vec::new();
-    let mut files: Vec<PathBuf> = ["api.log", "etcd.log"]
-        .iter()
-        .flat_map(|name| {
-            let folders = fs::read_dir("/tmp").into_iter().flatten().flatten();
-            folders.map(move |folder| folder.path().join(name))
-        })
-        .filter(|file| file.exists())
-        .collect();
-    files.extend(["containerd", "kubelet"].map(|name| Path::new(LOGS).join(name)));
+    let files = ["containerd", "kubelet"].map(|name| Path::new(LOGS).join(name));
     for file in files {
         let text = fs::read(&file).unwrap_or_default();
         let text = String::from_utf8_lossy(&text).into_owned();
@@ -255,22 +247,4 @@ fn containerd(driver: Driver) -> Result<Server> {
         Ok(Path::new(SOCKET).exists())
     })?;
     Ok(server)
-}
-
-/// The kubelet's certificate, of the signer that the API server has.
-fn certificate(at: &Path) -> Result<()> {
-    fs::write(
-        at.join("kubelet.san"),
-        format!("subjectAltName=IP:{ADDRESS}\n"),
-    )?;
-    for args in [
-        "req -new -key server.key -subj /CN=kubelet -out kubelet.csr",
-        "x509 -req -in kubelet.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile \
-         kubelet.san -out kubelet.crt",
-    ] {
-        run(Command::new("openssl")
-            .current_dir(at)
-            .args(args.split_whitespace()))?;
-    }
-    Ok(())
 }

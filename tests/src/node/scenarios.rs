@@ -404,7 +404,7 @@ fn static_pods(env: &Env, node: &mut Node) -> Result<()> {
 /// The same kill through a tracer with all sources, and through one for each source alone.
 fn each_source_alone(env: &Env, node: &mut Node) -> Result<()> {
     // Nothing is at this port, so that the kubelet gets the token and the API server is not there.
-    let (nobody, _) = node.cluster.kubeconfig_for("nobody", 1, TOKEN, "ca")?;
+    let (nobody, _) = node.cluster.kubeconfig_at("127.0.0.1:1", TOKEN, "ca")?;
     let nobody = nobody.to_str().context("a path")?.to_owned();
     let nowhere = "/run/nowhere/socket";
     let kubelet = kubelet_address();

@@ -95,7 +95,7 @@ pub struct Args {
     #[arg(long, value_name = "DRIVER", value_delimiter = ',', num_args = 0..=1,
           default_missing_value = "cgroupfs")]
     vm: Vec<Driver>,
-    /// The machine's kernel, as `cargo xtask vm` takes it
+    /// The machine's kernel: one that `cargo xtask vm` knows
     #[arg(long, value_name = "KERNEL", default_value = "6.12", requires = "vm")]
     kernel: String,
     /// Only these scenarios

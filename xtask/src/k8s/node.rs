@@ -1,31 +1,32 @@
 //! A Kubernetes node in a virtual machine: a disk with Debian's packages, what was built, and the
-//! guest that starts it all and plays what can happen to pods.
+//! guest that starts it all and plays what can happen to pods. The API server is outside: emulated
+//! it takes minutes to start.
 
 use std::{
     fs::{self, File},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, Command, Stdio},
     time::Instant,
 };
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 
 use super::{Args, SUITE, bin};
 use crate::{
     install, sh,
-    vm::{self, Apt, Cell, Kernel, Root, Tally},
+    vm::{self, Apt, Cell, Image, Kernel, Root, Tally},
 };
 
 /// What the node runs, and the guest uses.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 9] = [
     "busybox-static",
     "containerd",
     "coreutils",
     "curl",
     "dash",
-    "etcd-server",
     "mount",
-    "openssl",
     "runc",
     "systemd",
     "tar",
@@ -33,8 +34,9 @@ const PACKAGES: [&str; 11] = [
 /// Programs of the workspace.
 const PROGRAMS: [&str; 3] = ["oomtrace", "oomtrace-guest", "oomtrace-victim"];
 
-/// Room for a node that runs etcd and an API server, too.
-const MEMORY_MIB: u32 = 4096;
+const MEMORY_MIB: u32 = 2048;
+/// The driver of the network card.
+const MODULES: &[&str] = &["vmxnet3"];
 /// Sparse: most of it is never written.
 const DISK_BYTES: u64 = 4 << 30;
 
@@ -79,11 +81,11 @@ impl Driver {
 /// Boots a node with each of the drivers that are asked for.
 pub fn boot(args: &Args) -> Result<Tally> {
     let cache = sh::target().join("vm");
-    let (mut kernel, image) = Kernel::find(&args.kernel, &cache)?;
-    kernel.memory_mib = MEMORY_MIB;
+    let mut kernel = *Kernel::named(&args.kernel).context("no kernel of this name")?;
+    (kernel.memory_mib, kernel.modules) = (MEMORY_MIB, MODULES);
+    let image = kernel.fetch(&cache, false)?;
     install::packages(kernel.machine.needs)?;
-    println!("the node's disk");
-    let disk = disk(&kernel, &cache)?;
+    let built = vm::build(kernel.machine, &cache, &["oomtrace", "oomtrace-tests"])?;
     let mut sum = Tally::default();
     for driver in &args.vm {
         let name = format!("{}.node-{}", kernel.name, driver.name());
@@ -105,24 +107,67 @@ pub fn boot(args: &Args) -> Result<Tally> {
         if args.record {
             append += " oomtrace.record";
         }
+        println!("an API server, and the node's disk");
+        let cluster = Cluster::start(&built)?;
+        let disk = disk(&kernel, &image, &built, &cluster, &cache)?;
         let mut cell = Cell::default();
         let began = Instant::now();
         let end = vm::boot(
             &kernel,
             &image.file,
-            Root::Disk(&disk),
+            Root::Disk(&disk, cluster.port),
             &append,
             &log,
             &mut cell,
         );
-        cell.seconds = began.elapsed().as_secs_f32();
-        sum += cell.conclude(&name, end, &log, args.record)?;
+        let seconds = began.elapsed().as_secs_f32();
+        sum += cell.conclude(&name, end, seconds, &log, args.record)?;
     }
     Ok(sum)
 }
 
-/// Makes the disk: packages, which are unpacked once, and programs, which are built anew.
-fn disk(kernel: &Kernel, cache: &Path) -> Result<PathBuf> {
+/// `oomtrace-cluster`, which ends with its input.
+struct Cluster {
+    child: Child,
+    port: u16,
+    folder: PathBuf,
+}
+
+impl Cluster {
+    fn start(built: &Path) -> Result<Self> {
+        let mut child = Command::new(built.join("oomtrace-cluster"))
+            .env("CARGO_TARGET_DIR", sh::target())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the API server")?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
+        let told: Value = serde_json::from_str(&line).context("the API server did not start")?;
+        let port = told["port"].as_u64().and_then(|port| port.try_into().ok());
+        Ok(Self {
+            child,
+            port: port.context("no port")?,
+            folder: told["folder"].as_str().context("no folder")?.into(),
+        })
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // Waiting closes its input.
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes the disk: packages, which are unpacked once, and what else differs from boot to boot.
+fn disk(
+    kernel: &Kernel,
+    image: &Image,
+    built: &Path,
+    cluster: &Cluster,
+    cache: &Path,
+) -> Result<PathBuf> {
     let architecture = kernel.machine.debian;
     let folder = cache.join("userland").join(format!("node-{architecture}"));
     let (root, note) = (folder.join("root"), folder.join("packages"));
@@ -155,12 +200,22 @@ fn disk(kernel: &Kernel, cache: &Path) -> Result<PathBuf> {
         )?;
         fs::write(&note, packages)?;
     }
-    let built = vm::build(kernel.machine, cache, &["oomtrace", "oomtrace-tests"])?;
-    let programs = PROGRAMS.iter().map(|name| built.join(name));
-    for program in programs.chain(super::COMPONENTS.iter().map(|name| bin().join(name))) {
-        let name = program.file_name().context("a program's name")?;
-        fs::copy(&program, root.join("usr/bin").join(name))
-            .with_context(|| format!("copying {}", program.display()))?;
+    let copy = |file: &Path, place: &str| {
+        let name = file.file_name().context("a file's name")?;
+        fs::create_dir_all(root.join(place))?;
+        fs::copy(file, root.join(place).join(name))
+            .with_context(|| format!("copying {}", file.display()))
+    };
+    for program in PROGRAMS {
+        copy(&built.join(program), "usr/bin")?;
+    }
+    copy(&bin().join("kubelet"), "usr/bin")?;
+    for name in ["ca.crt", "server.crt", "server.key"] {
+        copy(&cluster.folder.join(name), "etc/kubernetes/pki")?;
+    }
+    let _ = fs::remove_dir_all(root.join("modules"));
+    for module in &image.modules {
+        copy(module, "modules")?;
     }
     let disk = folder.join("disk");
     File::create(&disk)?.set_len(DISK_BYTES)?;

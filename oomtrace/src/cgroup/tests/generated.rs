@@ -4,7 +4,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::super::{PodRef, resolve, resolve_cut};
+use super::{
+    super::{PodRef, resolve},
+    resolve_cut,
+};
 use super::{ContainerRef, ID, Level, Placement, QosClass, Runtime, UID, UNRESOLVED, UidKind, at};
 
 /// A kubepods tree before it is written down, and where in it the path ends.
