@@ -5,7 +5,7 @@
 //! Points are what is held plus 16 units for each `oom_score_adj`. `payments-api` has 200 + 16000.
 //! `data-pipeline` has 8000 + 12000, 8000 + 8000 or 8000 + 4000: it dies in the first case alone.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use super::{
@@ -16,6 +16,7 @@ use super::{
 use crate::{
     Env,
     cgroup::Cgroup,
+    compare,
     kubernetes::expect,
     machine::meminfo,
     oracle::Report,
@@ -52,6 +53,90 @@ pub(super) fn a_half(env: &Env, node: &mut Node) -> Result<()> {
 
 pub(super) fn three_quarters(env: &Env, node: &mut Node) -> Result<()> {
     play(env, node, node.units(12_000), API).map(drop)
+}
+
+/// `payments-api` dies though it holds less than it requested: `data-pipeline`, which takes much more
+/// than that, is of a priority class for which the kubelet gives -997. Whoever asks for memory last
+/// is the trigger, so it is tried again until that is `data-pipeline`.
+pub(super) fn bystander(env: &Env, node: &mut Node) -> Result<()> {
+    for _ in 0..4 {
+        if within_its_request(env, node)? {
+            return Ok(());
+        }
+    }
+    bail!("{PIPELINE} was never the trigger")
+}
+
+/// Whether `data-pipeline` was the trigger.
+fn within_its_request(env: &Env, node: &Node) -> Result<bool> {
+    let mut watch = watch(env, node)?;
+    node.reins(&[API, PIPELINE])?;
+    let (held, request, small) = (128_u64, 512 << 20, 64 << 20);
+    let spec = Spec::of("app", API, &format!("hold {held}"));
+    node.pod(API, &[spec.with(Some(request), None)])?;
+    let all = format!("hold {}", node.capacity_bytes >> 20);
+    node.pod_with(
+        PIPELINE,
+        &[Spec::of("app", PIPELINE, &all).with(Some(small), None)],
+        &json!({"priorityClassName": "system-node-critical"}),
+    )?;
+    let (mut api, mut pipeline) = (Inmate::find(API)?, Inmate::find(PIPELINE)?);
+    ensure!(
+        (api.facts.oom_score_adj, pipeline.facts.oom_score_adj)
+            == (burstable_adj(request, node.capacity_bytes), -997),
+        "the kubelet gave {} and {}",
+        api.facts.oom_score_adj,
+        pipeline.facts.oom_score_adj
+    );
+    pods_are_known(&mut watch.tracer, 2)?;
+    api.go()?;
+    api.holds(held)?;
+    pipeline.go()?;
+    let event = watch
+        .tracer
+        .wait_for("the first kill", |record| record["kind"] == "oom_kill");
+    // It would take what became free.
+    pipeline.kill()?;
+    let event = event?;
+    is(&event, &api)?;
+    let account = watch.log.account_of(api.facts.tid)?;
+    compare::numbers(&event, &api.facts, &account, node.capacity_bytes)?;
+    expect(
+        &event,
+        &[
+            ("/oom/scope", json!("node")),
+            ("/oom/constraint", json!("none")),
+            ("/verdict/code", json!("node_out_of_memory")),
+            ("/victim/pod/name", json!(API)),
+            ("/victim/pod/qos_class", json!("Burstable")),
+            ("/victim/container/memory_request_bytes", json!(request)),
+            (
+                "/victim/expected_oom_score_adj",
+                json!(api.facts.oom_score_adj),
+            ),
+        ],
+    )?;
+    let container = &event["victim"]["container"];
+    let usage = container["memory_usage_bytes"].as_u64();
+    ensure!(
+        usage.is_some_and(|bytes| (held << 20..request).contains(&bytes)),
+        "{container}"
+    );
+    let by_the_pipeline = event["trigger"]["pod"]["uid"] == pipeline.pod;
+    let flags: &[&str] = if by_the_pipeline {
+        &["bystander", "trigger_in_another_pod"]
+    } else {
+        &["bystander"]
+    };
+    expect(&event, &[("/verdict/flags", json!(flags))])?;
+    println!(
+        "{}",
+        json!({"verdict": event["verdict"], "trigger": event["trigger"]["comm"]})
+    );
+    node.remove(API, &[&api])?;
+    node.remove(PIPELINE, &[&pipeline])?;
+    watch.stop()?;
+    Ok(by_the_pipeline)
 }
 
 /// Runs both pods, asks who would die, lets the node run out of memory, and compares; `dies` must

@@ -105,7 +105,12 @@ impl Node {
             _containerd: containerd,
         };
         println!("kubelet");
-        node.start_kubelet(0)?;
+        node.start_kubelet(0, 0)?;
+        // What docs/kubernetes.md says that it takes to ask a kubelet.
+        node.cluster.grant(
+            "oomtrace-kubelet",
+            &json!([{"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": ["get"]}]),
+        )?;
         wait_until("the node is registered", || {
             let node = node.cluster.get(&format!("/api/v1/nodes/{NAME}"))?;
             Ok(!node["status"]["allocatable"]["memory"].is_null())
@@ -114,15 +119,19 @@ impl Node {
     }
 
     /// Starts the kubelet, or starts it anew: pods go on. So much memory is kept for the system: the
-    /// pods together get the rest.
+    /// pods together get the rest. It evicts when they leave less than `free_bytes` of that.
     ///
     /// # Errors
     /// When it does not start.
-    pub fn start_kubelet(&mut self, reserved_bytes: u64) -> Result<()> {
+    pub fn start_kubelet(&mut self, reserved_bytes: u64, free_bytes: u64) -> Result<()> {
         self.kubelet = None;
         let at = self.cluster.folder();
         let config = at.join("kubelet.json");
         let never = "0%";
+        let free = match free_bytes {
+            0 => never.to_owned(),
+            bytes => bytes.to_string(),
+        };
         fs::write(
             &config,
             json!({
@@ -134,9 +143,10 @@ impl Node {
                 "authorization": {"mode": "Webhook"},
                 "cgroupDriver": self.driver.name(),
                 "systemReserved": {"memory": reserved_bytes.to_string()},
-                // The kernel is to kill, not the kubelet.
+                // The kernel is to kill, not the kubelet, unless that is asked for.
+                "evictionPressureTransitionPeriod": "1s",
                 "evictionHard": {
-                    "memory.available": never, "nodefs.available": never,
+                    "memory.available": free, "nodefs.available": never,
                     "nodefs.inodesFree": never, "imagefs.available": never,
                 },
                 "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
@@ -185,6 +195,10 @@ impl Node {
     /// When its kubeconfig cannot be written.
     pub fn all_sources(&self) -> Result<Vec<String>> {
         let (kubeconfig, _) = self.cluster.kubeconfig(TOKEN, "ca")?;
+        self.sources(&kubeconfig)
+    }
+
+    pub(super) fn sources(&self, kubeconfig: &Path) -> Result<Vec<String>> {
         Ok([
             "--kubeconfig",
             kubeconfig.to_str().context("a path")?,

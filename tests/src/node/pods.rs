@@ -8,7 +8,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    io::Errno,
+    process::{Pid, Signal, kill_process},
+};
 use serde_json::{Value, json};
 
 use super::{MANIFESTS, NAME, Node};
@@ -114,6 +118,15 @@ impl Inmate {
         })
     }
 
+    /// Ends it.
+    pub(super) fn kill(&self) -> Result<()> {
+        let pid = Pid::from_raw(self.facts.pid.cast_signed()).context("its process id")?;
+        match kill_process(pid, Signal::KILL) {
+            Ok(()) | Err(Errno::SRCH) => Ok(()),
+            Err(error) => Err(error).context("killing it"),
+        }
+    }
+
     /// Whether it is still there.
     pub(super) fn lives(&self) -> bool {
         // One that is being killed has no executable any more, and keeps its name.
@@ -157,7 +170,16 @@ impl Node {
 
     /// Gives the API server a pod of this node; returns its uid.
     pub(super) fn pod(&self, name: &str, containers: &[Spec]) -> Result<String> {
-        let pod = self.cluster.create(PODS, &manifest(name, containers))?;
+        self.pod_with(name, containers, &json!({}))
+    }
+
+    /// The same, with these in its specification.
+    pub(super) fn pod_with(&self, name: &str, containers: &[Spec], more: &Value) -> Result<String> {
+        let mut manifest = manifest(name, containers);
+        for (key, value) in more.as_object().into_iter().flatten() {
+            manifest["spec"][key] = value.clone();
+        }
+        let pod = self.cluster.create(PODS, &manifest)?;
         let uid = pod["metadata"]["uid"].as_str().context("the pod's uid")?;
         Ok(uid.to_owned())
     }

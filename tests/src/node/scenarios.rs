@@ -1,6 +1,6 @@
 //! What can happen to pods of a node, one scenario each.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -10,8 +10,12 @@ use super::{
     pods::{Inmate, Spec, burstable_adj, is, victim},
 };
 use crate::{
-    Env,
-    kubernetes::{cluster::TOKEN, containerd::IMAGE, expect},
+    Env, compare,
+    kubernetes::{
+        cluster::{NOBODYS_TOKEN, TOKEN},
+        containerd::IMAGE,
+        expect,
+    },
     tracer::Tracer,
     wait_for,
     watch::{Seen, Watch},
@@ -61,6 +65,14 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "node_allocatable",
         run: node_allocatable,
+    },
+    Scenario {
+        name: "eviction",
+        run: eviction,
+    },
+    Scenario {
+        name: "bystander",
+        run: argument::bystander,
     },
     Scenario {
         name: "request_of_a_quarter",
@@ -120,7 +132,64 @@ fn kill(watch: &mut Watch, inmate: &mut Inmate) -> Result<Seen> {
     let seen = watch.kill_of(inmate.facts.pid, inmate.facts.tid)?;
     is(&seen.event, inmate)?;
     watch.outcome_of(&seen.event)?;
+    let limit = seen.event["oom"]["memcg"]["limit_bytes"].as_u64();
+    let limit = limit.context("no limit")?;
+    compare::numbers(&seen.event, &inmate.facts, &seen.account, limit)?;
     Ok(seen)
+}
+
+/// What was told of a kill is what the API server has of the pod.
+fn as_the_api_has_it(node: &Node, inmate: &Inmate, told: &Value) -> Result<()> {
+    let victim = &told["victim"];
+    let pod = node.seen(victim["pod"]["name"].as_str().context("no name")?)?;
+    let id = format!("containerd://{}", inmate.container);
+    let statuses = pod["status"]["containerStatuses"].as_array();
+    let status = statuses.into_iter().flatten().find(|status| {
+        status["containerID"] == id || status["lastState"]["terminated"]["containerID"] == id
+    });
+    let status = status.with_context(|| format!("{id} is in no status: {pod}"))?;
+    let later = u64::from(status["containerID"] != id);
+    let restarts = status["restartCount"].as_u64().context("restartCount")?;
+    let containers = pod["spec"]["containers"].as_array();
+    let container = containers
+        .and_then(|all| all.iter().find(|it| it["name"] == status["name"]))
+        .context("no such container")?;
+    let memory = |what: &str| {
+        let bytes = container["resources"][what]["memory"].as_str();
+        bytes.map_or(Ok(Value::Null), |text| quantity(text).map(Value::from))
+    };
+    expect(
+        told,
+        &[
+            (
+                "/victim/pod/namespace",
+                pod["metadata"]["namespace"].clone(),
+            ),
+            ("/victim/pod/uid", pod["metadata"]["uid"].clone()),
+            ("/victim/pod/qos_class", pod["status"]["qosClass"].clone()),
+            ("/victim/pod/priority", pod["spec"]["priority"].clone()),
+            ("/victim/container/name", status["name"].clone()),
+            ("/victim/container/image", container["image"].clone()),
+            ("/victim/container/restart_count", json!(restarts - later)),
+            (
+                "/victim/container/memory_request_bytes",
+                memory("requests")?,
+            ),
+            ("/victim/container/memory_limit_bytes", memory("limits")?),
+        ],
+    )
+}
+
+/// An amount of memory, as the API server writes it.
+fn quantity(text: &str) -> Result<u64> {
+    let units = [("Ki", 10), ("Mi", 20), ("Gi", 30)];
+    let unit = units.iter().find(|(unit, _)| text.ends_with(unit));
+    let (unit, shift) = unit.copied().unwrap_or(("", 0));
+    let number: u64 = text
+        .trim_end_matches(unit)
+        .parse()
+        .context(text.to_owned())?;
+    Ok(number << shift)
 }
 
 /// The event, or, where the sources had not told all by then, what followed.
@@ -155,14 +224,13 @@ fn limit_is_of(seen: &Seen, path: &str) -> Result<()> {
 /// The kubelet tells of pods only to those who may ask: the right that the documentation names is
 /// what it takes.
 fn the_kubelet_is_a_source(env: &Env, node: &mut Node) -> Result<()> {
-    let args = node.all_sources()?;
+    let (kubeconfig, token) = node.cluster.kubeconfig(NOBODYS_TOKEN, "ca")?;
+    let args = node.sources(&kubeconfig)?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut tracer = Tracer::start(env, &args)?;
     source_is(&mut tracer, "kubelet", "failed", "403")?;
-    node.cluster.grant(
-        "oomtrace-kubelet",
-        &json!([{"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": ["get"]}]),
-    )?;
+    // The token is read anew each time.
+    fs::write(token, TOKEN)?;
     is_live(&mut tracer, "kubelet")?;
     tracer.stop()?;
     // Without a token nobody is told anything.
@@ -220,6 +288,7 @@ fn container_limit(env: &Env, node: &mut Node) -> Result<()> {
             ("/enrichment/errors", json!([])),
         ],
     )?;
+    as_the_api_has_it(node, &worker, &full)?;
     ensure!(sidecar.lives(), "the other container died, too");
     let status = wait_for("the kubelet to tell of the containers", || {
         let pod = node.seen("checkout")?;
@@ -258,36 +327,66 @@ fn of_the_pod(name: &str, container: &str, class: &str) -> [(&'static str, Value
     ]
 }
 
-/// A Guaranteed pod of one container: for the kernel the limit is the pod's, and the verdict says
-/// whose it is.
+/// A Guaranteed pod of one container, which is started again: for the kernel the limit is the pod's,
+/// and the verdict says whose it is.
 fn limit_of_the_only_container(env: &Env, node: &mut Node) -> Result<()> {
     let mut watch = watch(env, node)?;
-    node.reins(&["only"])?;
     let limit = 40 * MIB;
-    let uid = node.pod(
+    node.reins(&["only"])?;
+    let uid = node.pod_with(
         "database",
         &[Spec::of("db", "only", "eat").with(Some(limit), Some(limit))],
+        &json!({"restartPolicy": "OnFailure"}),
     )?;
-    let mut only = Inmate::find("only")?;
-    ensure!(only.pod == uid, "the kubelet put it into {}", only.pod);
-    pods_are_known(&mut watch.tracer, 1)?;
-    let seen = kill(&mut watch, &mut only)?;
-    let (of_pod, _) = only.facts.cgroup_path.rsplit_once('/').context("a path")?;
-    limit_is_of(&seen, of_pod)?;
-    let full = in_full(&mut watch.tracer, &seen.event)?;
-    expect(&full, &of_the_pod("database", "db", "Guaranteed"))?;
-    expect(
-        &seen.event,
-        &[
-            ("/oom/scope", json!("pod")),
-            ("/oom/memcg/limit_bytes", json!(limit)),
-            ("/victim/oom_score_adj", json!(-997)),
-            ("/victim/expected_oom_score_adj", json!(-997)),
-            ("/verdict/code", json!("pod_limit")),
-            ("/verdict/flags", json!(["only_container_of_pod"])),
-        ],
-    )?;
-    node.remove("database", &[&only])?;
+    let mut before: Option<Inmate> = None;
+    for restarts in 0..2 {
+        let mut only = Inmate::find("only")?;
+        ensure!(only.pod == uid, "the kubelet put it into {}", only.pod);
+        ensure!(
+            before.is_none_or(|before| before.container != only.container),
+            "it is the same container"
+        );
+        pods_are_known(&mut watch.tracer, 1)?;
+        let seen = kill(&mut watch, &mut only)?;
+        let (of_pod, _) = only.facts.cgroup_path.rsplit_once('/').context("a path")?;
+        limit_is_of(&seen, of_pod)?;
+        let full = in_full(&mut watch.tracer, &seen.event)?;
+        expect(&full, &of_the_pod("database", "db", "Guaranteed"))?;
+        expect(
+            &full,
+            &[("/victim/container/restart_count", json!(restarts))],
+        )?;
+        expect(
+            &seen.event,
+            &[
+                ("/oom/scope", json!("pod")),
+                ("/oom/memcg/limit_bytes", json!(limit)),
+                ("/victim/oom_score_adj", json!(-997)),
+                ("/victim/expected_oom_score_adj", json!(-997)),
+                ("/verdict/code", json!("pod_limit")),
+                ("/verdict/flags", json!(["only_container_of_pod"])),
+            ],
+        )?;
+        wait_for("the kubelet to start it again", || {
+            let status = &node.seen("database")?["status"]["containerStatuses"][0];
+            Ok((status["restartCount"] == restarts + 1).then_some(()))
+        })?;
+        let status = &node.seen("database")?["status"]["containerStatuses"][0];
+        let ended = &status["lastState"]["terminated"];
+        expect(
+            ended,
+            &[
+                ("/reason", json!("OOMKilled")),
+                (
+                    "/containerID",
+                    json!(format!("containerd://{}", only.container)),
+                ),
+            ],
+        )?;
+        as_the_api_has_it(node, &only, &full)?;
+        before = Some(only);
+    }
+    node.delete("database")?;
     watch.stop()?;
     Ok(())
 }
@@ -525,11 +624,7 @@ fn deleted_pod(env: &Env, node: &mut Node) -> Result<()> {
 /// limit of its own.
 fn node_allocatable(env: &Env, node: &mut Node) -> Result<()> {
     let allocatable = 192 * MIB;
-    node.start_kubelet(node.capacity_bytes - allocatable)?;
-    let limit = node.kubepods();
-    wait_for("the kubelet to limit all pods", || {
-        Ok((crate::read(limit.join("memory.max"))? == allocatable.to_string()).then_some(()))
-    })?;
+    let limit = pods_get(node, allocatable, 0)?;
     let mut watch = watch(env, node)?;
     node.reins(&["greedy", "modest"])?;
     let modest = node.pod(
@@ -564,8 +659,77 @@ fn node_allocatable(env: &Env, node: &mut Node) -> Result<()> {
     node.remove("greedy", &[&eater])?;
     node.remove("modest", &[&holder])?;
     watch.stop()?;
-    node.start_kubelet(0)?;
+    pods_get_all(node)
+}
+
+/// Lets the kubelet limit all pods together, and evict where they leave less than `free` of that.
+/// Returns their cgroup.
+fn pods_get(node: &mut Node, bytes: u64, free: u64) -> Result<PathBuf> {
+    node.start_kubelet(node.capacity_bytes - bytes, free)?;
+    let cgroup = node.kubepods();
+    wait_for("the kubelet to limit all pods", || {
+        Ok((crate::read(cgroup.join("memory.max"))? == bytes.to_string()).then_some(()))
+    })?;
+    Ok(cgroup)
+}
+
+fn pods_get_all(node: &mut Node) -> Result<()> {
+    let limit = node.kubepods().join("memory.max");
+    let before = crate::read(&limit)?;
+    node.start_kubelet(0, 0)?;
     wait_for("the kubelet to lift the limit", || {
-        Ok((crate::read(limit.join("memory.max"))? != allocatable.to_string()).then_some(()))
+        Ok((crate::read(&limit)? != before).then_some(()))
     })
+}
+
+/// The kubelet evicts a pod: the kernel kills nobody, and the record says what the API server does.
+fn eviction(env: &Env, node: &mut Node) -> Result<()> {
+    pods_get(node, 192 * MIB, 64 * MIB)?;
+    let mut watch = watch(env, node)?;
+    node.reins(&["greedy"])?;
+    let request = 16 * MIB;
+    let uid = node.pod(
+        "greedy",
+        &[Spec::of("app", "greedy", "hold 150").with(Some(request), None)],
+    )?;
+    let mut greedy = Inmate::find("greedy")?;
+    pods_are_known(&mut watch.tracer, 1)?;
+    greedy.go()?;
+    greedy.holds(150)?;
+    let told = watch
+        .tracer
+        .wait_for("the eviction", |record| record["kind"] == "pod_eviction")?;
+    let status = node.seen("greedy")?["status"].clone();
+    expect(
+        &status,
+        &[("/reason", json!("Evicted")), ("/phase", json!("Failed"))],
+    )?;
+    let message = status["message"].as_str().context("no message")?;
+    let used = message
+        .split_once("Container app was using ")
+        .and_then(|(_, rest)| rest.split_once(','))
+        .with_context(|| format!("no usage: {message}"))?
+        .0;
+    let used = quantity(used)?;
+    ensure!((150 * MIB..192 * MIB).contains(&used), "{message}");
+    expect(
+        &told,
+        &[
+            ("/event_id", json!(format!("{uid}-eviction"))),
+            ("/pod/uid", json!(uid)),
+            ("/pod/name", json!("greedy")),
+            ("/pod/qos_class", json!("Burstable")),
+            ("/message", json!(message)),
+            ("/resource", json!("memory")),
+            (
+                "/containers",
+                json!([{"name": "app", "usage_bytes": used, "request_bytes": request}]),
+            ),
+        ],
+    )?;
+    node.remove("greedy", &[&greedy])?;
+    let ended = watch.stop()?;
+    ensure!(ended.of_kind("oom_kill").count() == 0, "the kernel killed");
+    ensure!(ended.of_kind("pod_eviction").count() == 1, "told twice");
+    pods_get_all(node)
 }
