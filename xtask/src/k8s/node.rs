@@ -178,28 +178,30 @@ fn disk(
         }
         let apt = Apt::new(&cache.join("apt"), architecture, &[SUITE])?;
         vm::extract(&apt.download_all(&PACKAGES)?, &root)?;
-        for name in [
-            "etc", "proc", "root", "run", "sys", "tmp", "var/log", "var/tmp",
-        ] {
-            fs::create_dir_all(root.join(name))?;
-        }
-        for (file, text) in [
-            ("etc/hosts", "127.0.0.1 localhost\n"),
-            ("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
-            ("etc/group", "root:x:0:\n"),
-            ("etc/os-release", "ID=debian\n"),
-            // Made by systemd where it is empty.
-            ("etc/machine-id", "6f6f6d74726163656f6f6d7472616365\n"),
-        ] {
-            let file = root.join(file);
-            fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
-        }
-        fs::write(
-            root.join("usr/lib/systemd/system/oomtrace-guest.service"),
-            UNIT,
-        )?;
         fs::write(&note, packages)?;
     }
+    for name in [
+        "etc", "proc", "root", "run", "sys", "tmp", "var/log", "var/tmp",
+    ] {
+        fs::create_dir_all(root.join(name))?;
+    }
+    for (file, text) in [
+        ("etc/hosts", "127.0.0.1 localhost\n"),
+        ("etc/passwd", "root:x:0:0::/root:/bin/sh\n"),
+        ("etc/group", "root:x:0:\n"),
+        ("etc/os-release", "ID=debian\n"),
+        // Read for each pod.
+        ("etc/resolv.conf", ""),
+        // Made by systemd where it is empty.
+        ("etc/machine-id", "6f6f6d74726163656f6f6d7472616365\n"),
+    ] {
+        let file = root.join(file);
+        fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;
+    }
+    fs::write(
+        root.join("usr/lib/systemd/system/oomtrace-guest.service"),
+        UNIT,
+    )?;
     let copy = |file: &Path, place: &str| {
         let name = file.file_name().context("a file's name")?;
         fs::create_dir_all(root.join(place))?;
