@@ -141,13 +141,17 @@ fn kill(watch: &mut Watch, inmate: &mut Inmate) -> Result<Seen> {
 /// What was told of a kill is what the API server has of the pod.
 fn as_the_api_has_it(node: &Node, inmate: &Inmate, told: &Value) -> Result<()> {
     let victim = &told["victim"];
-    let pod = node.seen(victim["pod"]["name"].as_str().context("no name")?)?;
+    let name = victim["pod"]["name"].as_str().context("no name")?;
     let id = format!("containerd://{}", inmate.container);
-    let statuses = pod["status"]["containerStatuses"].as_array();
-    let status = statuses.into_iter().flatten().find(|status| {
-        status["containerID"] == id || status["lastState"]["terminated"]["containerID"] == id
-    });
-    let status = status.with_context(|| format!("{id} is in no status: {pod}"))?;
+    let (pod, status) = wait_for(&format!("the API server to have {id}"), || {
+        let pod = node.seen(name)?;
+        let statuses = pod["status"]["containerStatuses"].as_array();
+        let status = statuses.into_iter().flatten().find(|status| {
+            status["containerID"] == id || status["lastState"]["terminated"]["containerID"] == id
+        });
+        let status = status.cloned();
+        Ok(status.map(|status| (pod, status)))
+    })?;
     let later = u64::from(status["containerID"] != id);
     let restarts = status["restartCount"].as_u64().context("restartCount")?;
     let containers = pod["spec"]["containers"].as_array();
