@@ -20,12 +20,13 @@ use crate::{
 };
 
 /// What the node runs, and the guest uses.
-const PACKAGES: [&str; 9] = [
+const PACKAGES: [&str; 10] = [
     "busybox-static",
     "containerd",
     "coreutils",
     "curl",
     "dash",
+    "findutils",
     "mount",
     "runc",
     "systemd",
