@@ -193,6 +193,36 @@ pub fn whole_among(event: &Value, known: &Known<'_>, players: &[Facts]) -> Resul
     differences.none(event)
 }
 
+/// Compares the numbers of an event with the kernel's report, whoever the victim is. `total_bytes` is
+/// what the decision could use.
+///
+/// # Errors
+/// When anything differs; the message lists all of it.
+pub fn numbers(event: &Value, facts: &Facts, account: &Account, total_bytes: u64) -> Result<()> {
+    let report = account.report.as_ref().context("no report")?;
+    let mut differences = Differences::default();
+    let all = &mut differences;
+    let row = row_of(report, facts)?;
+    memory_of_table(all, event, row);
+    trigger(all, event, report);
+    request(all, &event["oom"], report);
+    let points = row.badness(total_bytes / page());
+    all.expect("oom.total_bytes", &event["oom"]["total_bytes"], total_bytes);
+    all.expect("badness", &event["victim"]["badness_pages"], points);
+    if report.constraint.constraint == "CONSTRAINT_MEMCG" {
+        counters(all, event, report)?;
+        let contest = Contest {
+            total_bytes: Some(total_bytes),
+            group: false,
+            players: std::slice::from_ref(facts),
+            // Those who wait, and hold next to nothing.
+            others: Some(1 << 20),
+        };
+        candidates(all, event, facts, &contest, report);
+    }
+    differences.none(event)
+}
+
 /// Compares an event with what is known where the kernel's report is missing: the victim, the
 /// trigger, and the line "Killed process".
 ///
@@ -581,17 +611,7 @@ fn oom(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report)
     });
     all.expect("oom.constraint", &oom["constraint"], "memcg");
     all.expect("oom.scope", &oom["scope"], "slice");
-    all.expect(
-        "oom.gfp_mask",
-        &oom["gfp_mask"],
-        report.header.gfp_mask.as_str(),
-    );
-    all.expect(
-        "oom.gfp_flags",
-        &oom["gfp_flags"],
-        report.header.gfp_flags.clone(),
-    );
-    all.expect("oom.order", &oom["order"], report.header.order);
+    request(all, oom, report);
     all.expect("oom.sysrq", &oom["sysrq"], false);
     all.expect("oom.total_bytes", &oom["total_bytes"], *bytes);
     all.expect("oom.node_memory", &oom["node_memory"], Value::Null);
@@ -610,12 +630,29 @@ fn oom(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report)
         &memcg["oom_group"],
         hooked.then_some(*oom_group),
     );
+    let limit = report.memcg.counters.get("memory");
+    let limit = limit.and_then(|memory| memory.limit_bytes);
+    all.expect("the report's limit", &json!(limit), *bytes);
+    counters(all, event, report)
+}
+
+/// What was asked of the allocator.
+fn request(all: &mut Differences, oom: &Value, report: &Report) {
+    let header = &report.header;
+    all.expect("oom.gfp_mask", &oom["gfp_mask"], header.gfp_mask.as_str());
+    all.expect("oom.gfp_flags", &oom["gfp_flags"], header.gfp_flags.clone());
+    all.expect("oom.order", &oom["order"], header.order);
+}
+
+/// What the memory cgroup counts.
+fn counters(all: &mut Differences, event: &Value, report: &Report) -> Result<()> {
+    let memcg = &event["oom"]["memcg"];
+    let hooked = decision_is_hooked(event);
     let lines = &report.memcg;
     let memory = lines
         .counters
         .get("memory")
         .context("the report has no memory counter")?;
-    all.expect("the report's limit", &json!(memory.limit_bytes), *bytes);
     let usage_error = if hooked { charges_in_flight() } else { 0 };
     all.near(
         "oom.memcg.usage_bytes",
@@ -711,6 +748,9 @@ fn code(all: &mut Differences, event: &Value) {
     let expected = match oom["scope"].as_str() {
         _ if oom["sysrq"] == true => Some("manual"),
         _ if usage.is_some() && unowned > usage.map(|bytes| bytes / 2) => Some("unowned_memory"),
+        Some("container") => Some("container_limit"),
+        Some("pod") => Some("pod_limit"),
+        Some("kubepods") => Some("node_allocatable"),
         Some("slice") => Some("slice_limit"),
         Some("node") => Some("node_out_of_memory"),
         Some(scope) => Some(scope),

@@ -51,14 +51,22 @@ impl Facts {
     /// # Errors
     /// When it is gone, or not in that cgroup.
     pub fn of_thread(pid: u32, tid: u32, cgroup: &Cgroup) -> Result<Self> {
-        let process = format!("/proc/{pid}");
-        let process = Path::new(&process);
-        let thread = process.join("task").join(tid.to_string());
         anyhow::ensure!(
             cgroup.members()?.contains(&pid),
             "process {pid} is not in {}",
             cgroup.path()
         );
+        Self::in_cgroup(pid, tid, cgroup.path(), cgroup.id()?, cgroup.version())
+    }
+
+    /// Looks at a process whose memory cgroup is known.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn in_cgroup(pid: u32, tid: u32, path: String, id: u64, version: u8) -> Result<Self> {
+        let process = format!("/proc/{pid}");
+        let process = Path::new(&process);
+        let thread = process.join("task").join(tid.to_string());
         // The name may hold anything, but nothing after it holds a parenthesis.
         let stat = fs::read(process.join("stat")).context("reading its stat")?;
         let end = stat
@@ -100,9 +108,9 @@ impl Facts {
             start_ticks: field(22)?,
             oom_score_adj: read(process.join("oom_score_adj"))?.parse()?,
             oom_score: read(process.join("oom_score"))?.parse()?,
-            cgroup_path: cgroup.path(),
-            cgroup_id: cgroup.id()?,
-            cgroup_version: cgroup.version(),
+            cgroup_path: path,
+            cgroup_id: id,
+            cgroup_version: version,
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod held;
 pub mod kubernetes;
 pub mod machine;
 pub mod marks;
+pub mod node;
 pub mod oracle;
 pub mod scenarios;
 pub mod schema;

@@ -19,6 +19,7 @@ use oomtrace_tests::{
     kubernetes::{
         cluster::{self, Cluster, NOBODYS_TOKEN, TOKEN, container_id, deployed_pod},
         containerd::{self, Container, Containerd},
+        expect,
     },
     tracer::{Tracer, output},
     victim::{Look, Victim},
@@ -426,17 +427,6 @@ fn source_is(tracer: &mut Tracer, name: &str, state: &str, error: &str) -> Resul
                 })
         })
         .map(drop)
-}
-
-fn expect(record: &Value, expected: &[(&str, Value)]) -> Result<()> {
-    for (pointer, value) in expected {
-        let found = record.pointer(pointer).unwrap_or(&Value::Null);
-        ensure!(
-            found == value,
-            "{pointer} is {found}, not {value}: {record}"
-        );
-    }
-    Ok(())
 }
 
 /// The program, and the right to kill. `None` where something is missing, which is told.

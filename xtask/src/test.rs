@@ -7,7 +7,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{install, sh, vm};
+use crate::{
+    install, k8s, sh,
+    vm::{self, Tally},
+};
 
 /// The kernels that are tried in a virtual machine, besides the one at hand: the oldest, and one that
 /// lets all hooks attach. The others take their time, and are in the matrix.
@@ -27,19 +30,39 @@ pub struct Args {
 /// Installs what is missing, runs the tests, and counts.
 pub fn run(args: &Args) -> Result<()> {
     install::run()?;
+    if args.matrix {
+        k8s::prepare(&[])?;
+    }
     let (mut passed, mut failed) = cargo_test()?;
     if !args.fast {
-        let tally = vm::boot_all(&if args.matrix {
+        let mut tally = vm::boot_all(&if args.matrix {
             vm::Args::matrix()
         } else {
             vm::Args::on(&VM_KERNELS)
         })?;
+        tally += node(args.matrix)?;
         passed += tally.passed as u64;
         failed += tally.failed as u64;
     }
     println!("\n{passed} passed, {failed} failed");
     ensure!(failed == 0, "{failed} failed");
     Ok(())
+}
+
+/// Boots a Kubernetes node, where what it runs is there.
+fn node(matrix: bool) -> Result<Tally> {
+    if let Some(missing) = k8s::missing() {
+        println!(
+            "\nskipped: the Kubernetes node: {} is not there; `cargo xtask k8s` makes it",
+            missing.display()
+        );
+        return Ok(Tally::default());
+    }
+    k8s::play(if matrix {
+        &[k8s::Driver::Cgroupfs, k8s::Driver::Systemd]
+    } else {
+        &[k8s::Driver::Cgroupfs]
+    })
 }
 
 /// Runs the workspace's tests, shown as they go; returns how many passed and failed.

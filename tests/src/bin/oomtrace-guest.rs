@@ -9,12 +9,14 @@
 //! - `oomtrace.hooks=LIST`: `--hooks` of the tracer
 //! - `oomtrace.record`: print what was seen of the scenarios worth keeping, `RECORDED FILE LINE`
 //! - `oomtrace.cgroup=v1`: the memory controller in a cgroup v1 hierarchy
+//! - `oomtrace.node=cgroupfs|systemd`: be a Kubernetes node and play what happens on one. With
+//!   systemd this is a service of it, and not the first process
 
 use std::{
     env,
     ffi::CStr,
     fs,
-    io::Write,
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -23,6 +25,7 @@ use anyhow::{Context, Result, bail};
 use oomtrace_tests::{
     Env,
     cgroup::Cgroup,
+    node::{self, Driver, Node},
     read,
     scenarios::{self, Needs, Outcome, Scenario},
     tracer::Tracer,
@@ -47,7 +50,9 @@ const KEPT: [&str; 6] = [
 ];
 
 fn main() -> ExitCode {
-    if std::process::id() != 1 {
+    let line = read("/proc/cmdline").unwrap_or_default();
+    let on_a_node = option(&line, "node").is_some();
+    if std::process::id() != 1 && !on_a_node {
         let names: Vec<String> = env::args().skip(1).collect();
         let hooks = env::var("OOMTRACE_HOOKS").ok();
         return if run_all(&names, hooks, false) {
@@ -89,20 +94,28 @@ fn one_line(error: &anyhow::Error) -> String {
 /// Becomes a machine, and runs what the command line asks for; else tells what the kernel lacks for
 /// that.
 fn boot() -> Result<Option<&'static str>> {
-    place("proc", "/proc", None)?;
-    let line = read("/proc/cmdline")?;
-    let option = |name: &str| {
-        line.split_whitespace().find_map(|word| {
-            word.strip_prefix("oomtrace.")?
-                .strip_prefix(name)?
-                .strip_prefix('=')
-        })
-    };
-    place("sysfs", "/sys", None)?;
-    // The kernel may have mounted it itself (CONFIG_DEVTMPFS_MOUNT).
-    if !Path::new("/dev/kmsg").exists() {
-        place("devtmpfs", "/dev", None)?;
+    if std::process::id() == 1 {
+        place("proc", "/proc", None)?;
     }
+    let line = read("/proc/cmdline")?;
+    let option = |name: &str| option(&line, name);
+    let names: Vec<String> = option("scenarios")
+        .map(|list| {
+            list.split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect()
+        })
+        .unwrap_or_default();
+    let record = line
+        .split_whitespace()
+        .any(|word| word == "oomtrace.record");
+    if let Some(driver) = option("node") {
+        node(Driver::named(driver)?, &names, record)?;
+        return Ok(None);
+    }
+    place("sysfs", "/sys", None)?;
+    place_devices()?;
     place("tmpfs", "/tmp", None)?;
     for (kind, directory) in [
         ("securityfs", "/sys/kernel/security"),
@@ -126,23 +139,123 @@ fn boot() -> Result<Option<&'static str>> {
     // Messages of user space are no concern of these tests; more of the kernel's are, where it
     // lets them through. The rate limit of the OOM report itself is not adjustable.
     let _ = fs::write("/proc/sys/kernel/printk_ratelimit", "0");
-    for (name, value) in [("PATH", "/bin"), ("TMPDIR", "/tmp"), ("HOME", "/tmp")] {
+    set_variables("/bin");
+    run_all(&names, option("hooks").map(str::to_owned), record);
+    Ok(None)
+}
+
+/// The value of one of our options on the kernel's command line.
+fn option<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_whitespace().find_map(|word| {
+        word.strip_prefix("oomtrace.")?
+            .strip_prefix(name)?
+            .strip_prefix('=')
+    })
+}
+
+fn set_variables(path: &str) {
+    for (name, value) in [("PATH", path), ("TMPDIR", "/tmp"), ("HOME", "/tmp")] {
         // SAFETY: there is one thread.
         unsafe { env::set_var(name, value) };
     }
-    let names: Vec<String> = option("scenarios")
-        .map(|list| {
-            list.split(',')
-                .filter(|name| !name.is_empty())
-                .map(str::to_owned)
-                .collect()
-        })
-        .unwrap_or_default();
-    let record = line
-        .split_whitespace()
-        .any(|word| word == "oomtrace.record");
-    run_all(&names, option("hooks").map(str::to_owned), record);
-    Ok(None)
+}
+
+/// Becomes a Kubernetes node, from a disk that has all it takes, and plays what happens on one.
+fn node(driver: Driver, names: &[String], record: bool) -> Result<()> {
+    if std::process::id() == 1 {
+        place("sysfs", "/sys", None)?;
+        place_devices()?;
+        place("tmpfs", "/run", None)?;
+        place("tracefs", "/sys/kernel/tracing", None)?;
+        place("cgroup2", "/sys/fs/cgroup", None)?;
+    }
+    load("/modules")?;
+    // The kernel's reports are read from /dev/kmsg; the console is slow.
+    fs::write("/proc/sys/kernel/printk", "1").context("quieting the console")?;
+    set_variables("/usr/bin:/usr/sbin:/bin");
+    let env = environment(None);
+    say(&format!("MACHINE {}", machine(&env)));
+    let all = node::SCENARIOS.iter();
+    let chosen = all.filter(|it| names.is_empty() || names.iter().any(|name| name == it.name));
+    let mut tally = Tally::default();
+    let mut node = match Node::start(&env, driver) {
+        Ok(node) => node,
+        Err(error) => {
+            tally.note("node_starts", &Err(error));
+            node::said().iter().for_each(|line| say(line));
+            say(&tally.last_word());
+            return Ok(());
+        }
+    };
+    tally.note("node_starts", &Ok(Outcome::Passed));
+    for scenario in chosen {
+        let keep = record.then(|| Path::new("/tmp").join(scenario.name));
+        let env = Env {
+            record: keep.clone(),
+            ..env.clone()
+        };
+        let ended = (scenario.run)(&env, &mut node).map(|()| Outcome::Passed);
+        if ended.is_ok() {
+            keep.iter().for_each(|keep| print_record(keep));
+        }
+        let failed = ended.is_err();
+        tally.note(scenario.name, &ended);
+        if failed {
+            node::said().iter().for_each(|line| say(line));
+        }
+    }
+    say(&tally.last_word());
+    Ok(())
+}
+
+/// What was counted so far.
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: u32,
+    skipped: u32,
+}
+
+impl Tally {
+    /// Tells how a scenario ended.
+    fn note(&mut self, name: &str, ended: &Result<Outcome>) {
+        match ended {
+            Ok(Outcome::Passed) => {
+                self.passed += 1;
+                say(&format!("SCENARIO {name} ok"));
+            }
+            Ok(Outcome::Skipped(reason)) => {
+                self.skipped += 1;
+                say(&format!("SCENARIO {name} skip: {reason}"));
+            }
+            Err(error) => {
+                self.failed += 1;
+                say(&format!("SCENARIO {name} FAIL: {}", one_line(error)));
+            }
+        }
+    }
+
+    fn last_word(&self) -> String {
+        let Self {
+            passed,
+            failed,
+            skipped,
+        } = self;
+        format!("GUEST DONE passed={passed} failed={failed} skipped={skipped}")
+    }
+}
+
+/// The programs under test.
+fn environment(hooks: Option<String>) -> Env {
+    let program = |variable: &str, name: &str| {
+        env::var_os(variable).map_or_else(|| beside(name), PathBuf::from)
+    };
+    Env {
+        oomtrace: program("OOMTRACE_BIN", "oomtrace"),
+        victim: program("OOMTRACE_VICTIM", "oomtrace-victim"),
+        hooks,
+        record: None,
+    }
 }
 
 /// Why the memory controller could not be mounted as cgroup v1. A kernel without that has it as
@@ -156,6 +269,14 @@ fn why_not_v1(error: anyhow::Error) -> Result<&'static str> {
     Err(error)
 }
 
+fn place_devices() -> Result<()> {
+    // The kernel may have mounted it itself (CONFIG_DEVTMPFS_MOUNT).
+    if Path::new("/dev/kmsg").exists() {
+        return Ok(());
+    }
+    place("devtmpfs", "/dev", None)
+}
+
 fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("making {directory}"))?;
     mount(kind, directory, kind, MountFlags::empty(), options)
@@ -165,16 +286,19 @@ fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {
 /// `MODULE_INIT_COMPRESSED_FILE` in `include/uapi/linux/module.h`.
 const COMPRESSED: i32 = 4;
 
-/// Loads the modules in a folder, in the order of their names. They are packed as the distributor
-/// packs them; the kernel unpacks them itself (`CONFIG_MODULE_DECOMPRESS`).
+/// Loads the modules in a folder, in the order of their names. Where the distributor packs them the
+/// kernel unpacks them itself (`CONFIG_MODULE_DECOMPRESS`).
 fn load(folder: &str) -> Result<()> {
     let mut modules = fs::read_dir(folder)?
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<Vec<_>>>()?;
     modules.sort();
     for module in modules {
-        let file = fs::File::open(&module)?;
-        rustix::system::finit_module(file, c"", COMPRESSED)
+        let mut file = fs::File::open(&module)?;
+        let mut magic = [0; 4];
+        file.read_exact(&mut magic)?;
+        let flags = if &magic == b"\x7fELF" { 0 } else { COMPRESSED };
+        rustix::system::finit_module(file, c"", flags)
             .with_context(|| format!("loading {}", module.display()))?;
     }
     Ok(())
@@ -182,24 +306,15 @@ fn load(folder: &str) -> Result<()> {
 
 /// Runs the scenarios of these names, or all. Whether none failed.
 fn run_all(names: &[String], hooks: Option<String>, record: bool) -> bool {
-    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let mut tally = Tally::default();
     let scenarios = match chosen(names) {
         Ok(scenarios) => scenarios,
         Err(error) => {
-            say(&format!("SCENARIO choice FAIL: {}", one_line(&error)));
-            failed += 1;
+            tally.note("choice", &Err(error));
             Vec::new()
         }
     };
-    let program = |variable: &str, name: &str| {
-        env::var_os(variable).map_or_else(|| beside(name), PathBuf::from)
-    };
-    let env = Env {
-        oomtrace: program("OOMTRACE_BIN", "oomtrace"),
-        victim: program("OOMTRACE_VICTIM", "oomtrace-victim"),
-        hooks,
-        record: None,
-    };
+    let env = environment(hooks);
     say(&format!("MACHINE {}", machine(&env)));
     for scenario in scenarios {
         let name = scenario.name;
@@ -208,26 +323,14 @@ fn run_all(names: &[String], hooks: Option<String>, record: bool) -> bool {
             record: keep.clone(),
             ..env.clone()
         };
-        match scenario.run(&env) {
-            Ok(Outcome::Passed) => {
-                passed += 1;
-                keep.iter().for_each(|keep| print_record(keep));
-                say(&format!("SCENARIO {name} ok"));
-            }
-            Ok(Outcome::Skipped(reason)) => {
-                skipped += 1;
-                say(&format!("SCENARIO {name} skip: {reason}"));
-            }
-            Err(error) => {
-                failed += 1;
-                say(&format!("SCENARIO {name} FAIL: {}", one_line(&error)));
-            }
+        let ended = scenario.run(&env);
+        if let Ok(Outcome::Passed) = ended {
+            keep.iter().for_each(|keep| print_record(keep));
         }
+        tally.note(name, &ended);
     }
-    say(&format!(
-        "GUEST DONE passed={passed} failed={failed} skipped={skipped}"
-    ));
-    failed == 0
+    say(&tally.last_word());
+    tally.failed == 0
 }
 
 /// Prints what a watch left behind.

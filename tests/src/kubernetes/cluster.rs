@@ -22,20 +22,41 @@ fn built() -> PathBuf {
     target.join("k8s/bin/kube-apiserver")
 }
 
-const ADMIN: &str = "admin-token";
+/// The token that may do everything.
+pub const ADMIN: &str = "admin-token";
 /// The token that may do what oomtrace needs, and nothing else.
 pub const TOKEN: &str = "oomtrace-token";
 /// A token that is somebody's who may do nothing.
 pub const NOBODYS_TOKEN: &str = "nobodys-token";
 
+/// The address of the API server for a node in a virtual machine.
+pub const FROM_THE_NODE: &str = "10.0.2.100";
+/// The address of such a node.
+pub const NODE: &str = "10.0.2.15";
+
 /// A cluster.
 pub struct Cluster {
-    folder: tempfile::TempDir,
+    client: Client,
+    _folder: tempfile::TempDir,
     etcd: Server,
     api: Option<Server>,
     etcd_port: u16,
     /// Where the API server listens.
     pub port: u16,
+}
+
+/// Whoever may do everything.
+pub struct Client {
+    folder: PathBuf,
+    address: String,
+}
+
+impl std::ops::Deref for Cluster {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
 }
 
 /// What is missing to run one, if anything.
@@ -80,9 +101,10 @@ impl Cluster {
             etcd.args([flag, &format!("http://127.0.0.1:{port}")]);
         }
         let mut cluster = Self {
+            client: Client::new(at, &format!("127.0.0.1:{port}")),
             etcd: Server::start(etcd, at.join("etcd.log"))?,
             api: None,
-            folder,
+            _folder: folder,
             etcd_port,
             port,
         };
@@ -96,7 +118,7 @@ impl Cluster {
     /// # Errors
     /// When it does not.
     pub fn start_api(&mut self) -> Result<()> {
-        let at = self.folder.path();
+        let at = &self.client.folder;
         let mut api = Command::new(built());
         for (flag, value) in [
             (
@@ -104,6 +126,8 @@ impl Cluster {
                 format!("http://127.0.0.1:{}", self.etcd_port),
             ),
             ("bind-address", "127.0.0.1".to_owned()),
+            // Without one it takes that of the default route, which need not be there.
+            ("advertise-address", "192.0.2.1".to_owned()),
             ("secure-port", self.port.to_string()),
             ("authorization-mode", "RBAC".to_owned()),
             ("disable-admission-plugins", "ServiceAccount".to_owned()),
@@ -131,13 +155,8 @@ impl Cluster {
             if let Some(api) = &mut self.api {
                 api.lives()?;
             }
-            Ok(self.curl("GET", "/readyz", None)? == "ok")
+            Ok(self.client.curl("GET", "/readyz", None)? == "ok")
         })
-    }
-
-    /// Where certificates and tokens are.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Ends the API server.
@@ -155,23 +174,56 @@ impl Cluster {
         self.api.as_ref().context("no API server")?.signal(signal)
     }
 
+    /// What docs/kubernetes.md says that oomtrace needs of the API server, and nothing else.
+    fn rights(&self) -> Result<()> {
+        self.grant(
+            "oomtrace",
+            &json!([
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+                {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
+                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+            ]),
+        )
+    }
+}
+
+impl Client {
+    /// One of the API server at this address. The folder has `ca.crt`, the certificate of its
+    /// signer, and gets what is written.
+    pub fn new(folder: &Path, address: &str) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            address: address.to_owned(),
+        }
+    }
+
+    /// Where certificates and tokens are.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Writes a kubeconfig that takes its token from a file, and returns both.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn kubeconfig(&self, token: &str, ca: &str) -> Result<(PathBuf, PathBuf)> {
-        self.kubeconfig_at(self.port, token, ca)
+        self.kubeconfig_at(&self.address, token, ca)
     }
 
-    /// The same for what listens at another port.
+    /// The same for what listens at another address.
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn kubeconfig_at(&self, port: u16, token: &str, ca: &str) -> Result<(PathBuf, PathBuf)> {
-        let at = self.folder.path();
+    pub fn kubeconfig_at(
+        &self,
+        address: &str,
+        token: &str,
+        ca: &str,
+    ) -> Result<(PathBuf, PathBuf)> {
+        let name = format!("{token}@{address}.{ca}");
         let (config, file) = (
-            at.join(format!("{ca}.kubeconfig")),
-            at.join(format!("{ca}.token")),
+            self.folder.join(format!("{name}.kubeconfig")),
+            self.folder.join(format!("{name}.token")),
         );
         fs::write(&file, token)?;
         fs::write(
@@ -180,7 +232,7 @@ impl Cluster {
                 "apiVersion": "v1", "kind": "Config", "current-context": "lab",
                 "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "oomtrace"}}],
                 "clusters": [{"name": "lab", "cluster": {
-                    "server": format!("https://127.0.0.1:{port}"),
+                    "server": format!("https://{address}"),
                     "certificate-authority": format!("{ca}.crt"),
                 }}],
                 "users": [{"name": "oomtrace", "user": {"tokenFile": file}}],
@@ -223,16 +275,16 @@ impl Cluster {
     /// # Errors
     /// When the server refuses one.
     pub fn all(&self, changes: &[(&str, String, Value)]) -> Result<Vec<Value>> {
-        let file = self.folder.path().join("changes.curl");
+        let file = self.folder.join("changes.curl");
         let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
         let changes = changes.iter().map(|(method, path, body)| {
             format!(
-                "request = {method}\nurl = \"https://127.0.0.1:{}{path}\"\ncacert = \"{}\"\n\
+                "request = {method}\nurl = \"https://{}{path}\"\ncacert = \"{}\"\n\
                  header = \"Authorization: Bearer {ADMIN}\"\n\
                  header = \"Content-Type: {}\"\nnoproxy = \"*\"\nsilent\nshow-error\n\
                  fail-with-body\ndata = \"{}\"\n",
-                self.port,
-                self.folder.path().join("ca.crt").display(),
+                self.address,
+                self.folder.join("ca.crt").display(),
                 content_type(method),
                 quoted(&body.to_string()),
             )
@@ -241,6 +293,14 @@ impl Cluster {
         let answers = run(Command::new("curl").arg("--config").arg(&file))?;
         let answers = serde_json::Deserializer::from_str(&answers).into_iter();
         Ok(answers.collect::<Result<_, _>>()?)
+    }
+
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn get(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&self.curl("GET", path, None)?)?)
     }
 
     fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
@@ -255,7 +315,7 @@ impl Cluster {
             ])
             .args(["--noproxy", "*", "--request", method])
             .arg("--cacert")
-            .arg(self.folder.path().join("ca.crt"))
+            .arg(self.folder.join("ca.crt"))
             .args(["--header", &format!("Authorization: Bearer {ADMIN}")]);
         if let Some(body) = body {
             command
@@ -265,24 +325,24 @@ impl Cluster {
                 ])
                 .args(["--data", &body.to_string()]);
         }
-        run(command.arg(format!("https://127.0.0.1:{}{path}", self.port)))
+        run(command.arg(format!("https://{}{path}", self.address)))
     }
 
-    /// What docs/kubernetes.md says that oomtrace needs, and nothing else.
-    fn rights(&self) -> Result<()> {
+    /// Gives oomtrace more rights, by a role of this name.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn grant(&self, name: &str, rules: &Value) -> Result<()> {
         let group = "/apis/rbac.authorization.k8s.io/v1";
         let kind = |kind: &str| json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind});
         let mut role = kind("ClusterRole");
-        role["metadata"] = json!({"name": "oomtrace"});
-        role["rules"] = json!([
-            {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-            {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
-            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
-        ]);
+        role["metadata"] = json!({"name": name});
+        role["rules"] = rules.clone();
         self.create(&format!("{group}/clusterroles"), &role)?;
         let mut binding = kind("ClusterRoleBinding");
-        binding["metadata"] = json!({"name": "oomtrace"});
-        binding["roleRef"] = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "oomtrace"});
+        binding["metadata"] = json!({"name": name});
+        binding["roleRef"] =
+            json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
         binding["subjects"] =
             json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "oomtrace"}]);
         self.create(&format!("{group}/clusterrolebindings"), &binding)?;
@@ -405,7 +465,7 @@ pub fn certificates(at: &Path) -> Result<()> {
     openssl("req -newkey rsa:2048 -nodes -subj /CN=apiserver -keyout server.key -out server.csr")?;
     fs::write(
         at.join("san"),
-        "subjectAltName=IP:127.0.0.1,DNS:localhost\n",
+        format!("subjectAltName=IP:127.0.0.1,DNS:localhost,IP:{FROM_THE_NODE},IP:{NODE}\n"),
     )?;
     openssl(
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.crt",

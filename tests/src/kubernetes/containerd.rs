@@ -21,7 +21,7 @@ use super::{
 };
 
 /// The one image there is, also for pause containers: busybox that sleeps.
-const IMAGE: &str = "localhost/oomtrace-busybox:1";
+pub const IMAGE: &str = "localhost/oomtrace-busybox:1";
 /// Where busybox comes from, linked statically.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -95,16 +95,7 @@ impl Containerd {
             server.lives()?;
             Ok(socket.exists())
         })?;
-        let image = image(at)?;
-        wait_until("containerd takes the image", || {
-            server.lives()?;
-            run(Command::new("ctr")
-                .args(["--namespace", "k8s.io", "--address"])
-                .arg(&socket)
-                .args(["images", "import", "--snapshotter", "native"])
-                .arg(&image))
-            .map(|_| true)
-        })?;
+        import(&mut server, &socket, &image(at, &[])?)?;
         let cri = Cri::new(&socket)?;
         wait_until("containerd answers", || {
             cri.call("Version", Nothing {}).map(|_: Nothing| true)
@@ -277,11 +268,33 @@ fn labels(namespace: &str, name: &str, uid: &str) -> Vec<(String, String)> {
         .into()
 }
 
-/// An image with busybox in it, as `docker save` writes it.
-fn image(folder: &Path) -> Result<PathBuf> {
+/// Gives a containerd that has just been started an image.
+///
+/// # Errors
+/// When it does not take it.
+pub fn import(server: &mut Server, socket: &Path, image: &Path) -> Result<()> {
+    wait_until("containerd takes the image", || {
+        server.lives()?;
+        run(Command::new("ctr")
+            .args(["--namespace", "k8s.io", "--address"])
+            .arg(socket)
+            .args(["images", "import", "--snapshotter", "native"])
+            .arg(image))
+        .map(|_| true)
+    })
+}
+
+/// An image with busybox and these programs in its `/bin`, as `docker save` writes it.
+///
+/// # Errors
+/// When a program is missing.
+pub fn image(folder: &Path, programs: &[&Path]) -> Result<PathBuf> {
     let at = folder.join("image");
     fs::create_dir_all(at.join("root/bin"))?;
-    fs::copy(BUSYBOX, at.join("root/bin/busybox"))?;
+    for program in [Path::new(BUSYBOX)].iter().chain(programs) {
+        let name = program.file_name().context("a program's name")?;
+        fs::copy(program, at.join("root/bin").join(name))?;
+    }
     let tar = |folder: &Path, file: &str, what: &[&str]| {
         run(Command::new("tar")
             .arg("-C")

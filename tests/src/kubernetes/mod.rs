@@ -14,6 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 use crate::PATIENCE;
 
@@ -112,4 +113,19 @@ pub fn run(command: &mut Command) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Compares fields of a record, by JSON pointer.
+///
+/// # Errors
+/// When one is another.
+pub fn expect(record: &Value, expected: &[(&str, Value)]) -> Result<()> {
+    for (pointer, value) in expected {
+        let found = record.pointer(pointer).unwrap_or(&Value::Null);
+        ensure!(
+            found == value,
+            "{pointer} is {found}, not {value}: {record}"
+        );
+    }
+    Ok(())
 }

@@ -2,23 +2,31 @@
 //!
 //! containerd, runc and etcd are packages. No package has kube-apiserver or kubelet, but Debian's
 //! source package `kubernetes` builds both with its own Go, offline. What is built stays in
-//! `target/k8s/bin`; a second run does nothing.
+//! `target/k8s/bin`; a second run does nothing. With `--vm` a whole node of them is booted.
 
-use std::{fs, path::Path, process::Command};
+mod node;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result, ensure};
 
 use crate::{
     install::{self, Need},
     sh,
-    vm::apt::Apt,
+    vm::{Apt, Tally},
 };
+
+pub use self::node::Driver;
 
 /// The suite whose source package is known to build.
 const SUITE: &str = "bookworm";
 const VERSION: &str = "v1.20.2";
 
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     Need {
         package: "curl",
         has: "curl",
@@ -59,6 +67,10 @@ const NEEDS: [Need; 10] = [
         package: "rsync",
         has: "rsync",
     },
+    Need {
+        package: "e2fsprogs",
+        has: "mkfs.ext4",
+    },
 ];
 
 /// The copy that the source package brings crashes at the first object with a map when it is built
@@ -71,16 +83,70 @@ const COMPONENTS: [&str; 2] = ["kube-apiserver", "kubelet"];
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Only these, comma-separated: kube-apiserver, kubelet
-    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "LIST",
+        value_delimiter = ',',
+        conflicts_with = "vm"
+    )]
     only: Vec<String>,
+    /// Boot a node of them in a virtual machine, and kill in its pods. The kubelet makes cgroups by
+    /// itself (cgroupfs), or asks systemd for them
+    #[arg(long, value_name = "DRIVER", value_delimiter = ',', num_args = 0..=1,
+          default_missing_value = "cgroupfs")]
+    vm: Vec<Driver>,
+    /// The machine's kernel: one that `cargo xtask vm` knows
+    #[arg(long, value_name = "KERNEL", default_value = "6.12", requires = "vm")]
+    kernel: String,
+    /// Only these scenarios
+    #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "vm")]
+    scenario: Vec<String>,
+    /// Keep the kernel logs and the events of some scenarios under tests/recorded/
+    #[arg(long, requires = "vm")]
+    record: bool,
 }
 
 pub fn run(args: &Args) -> Result<()> {
-    let home = sh::target().join("k8s");
-    let bin = home.join("bin");
+    prepare(&args.only)?;
+    if args.vm.is_empty() {
+        return Ok(());
+    }
+    let tally = node::boot(args)?;
+    ensure!(tally.failed == 0, "{} failed", tally.failed);
+    Ok(())
+}
+
+/// Plays all that can happen on a node, with these cgroup drivers.
+pub fn play(drivers: &[Driver]) -> Result<Tally> {
+    node::boot(&Args {
+        only: Vec::new(),
+        vm: drivers.to_vec(),
+        kernel: "6.12".to_owned(),
+        scenario: Vec::new(),
+        record: false,
+    })
+}
+
+/// What is yet to be built, if anything.
+pub fn missing() -> Option<PathBuf> {
+    let mut built = COMPONENTS.iter().map(|name| bin().join(name));
+    built.find(|file| !file.exists())
+}
+
+fn home() -> PathBuf {
+    sh::target().join("k8s")
+}
+
+fn bin() -> PathBuf {
+    home().join("bin")
+}
+
+/// Installs and builds what is missing of all components, or of these.
+pub fn prepare(only: &[String]) -> Result<()> {
+    let (home, bin) = (home(), bin());
     let wanted = COMPONENTS
         .into_iter()
-        .filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == name));
+        .filter(|name| only.is_empty() || only.iter().any(|only| only == name));
     let missing: Vec<&str> = wanted.filter(|name| !bin.join(name).exists()).collect();
     install::packages(&NEEDS)?;
     if missing.is_empty() {

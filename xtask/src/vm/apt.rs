@@ -3,8 +3,9 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -12,6 +13,9 @@ use anyhow::{Context, Result, ensure};
 use crate::sh;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// Where programs and libraries were before they were all below `/usr`; some packages still say so.
+const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 
 /// apt with folders and sources of its own.
 pub struct Apt {
@@ -156,6 +160,37 @@ impl Apt {
         )?;
         debs(&self.archives)
     }
+}
+
+/// Unpacks packages together into `root`, for a machine of its own, without installing them.
+pub fn extract(packages: &[PathBuf], root: &Path) -> Result<()> {
+    fs::create_dir_all(root.join("dev"))?;
+    for name in MERGED {
+        fs::create_dir_all(root.join("usr").join(name))?;
+        symlink(format!("usr/{name}"), root.join(name))?;
+    }
+    for package in packages {
+        let mut archive = Command::new("dpkg-deb")
+            .arg("--fsys-tarfile")
+            .arg(package)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting dpkg-deb")?;
+        let output = archive.stdout.take().context("dpkg-deb has no output")?;
+        sh::run(
+            Command::new("tar")
+                .args([
+                    "-x",
+                    "--keep-directory-symlink",
+                    "--exclude=./usr/share/doc",
+                    "-C",
+                ])
+                .arg(root)
+                .stdin(output),
+        )?;
+        archive.wait()?;
+    }
+    Ok(())
 }
 
 /// The packages in a folder.

@@ -30,7 +30,7 @@ pub struct Kernel {
     /// Further options of QEMU.
     pub options: &'static [&'static str],
     /// Drivers that it does not have built in, in the order in which they are loaded.
-    modules: &'static [&'static str],
+    pub modules: &'static [&'static str],
 }
 
 /// All of them, oldest first.

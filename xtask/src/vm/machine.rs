@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{BufRead, BufReader, Write},
+    ops::AddAssign,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -93,6 +94,24 @@ pub struct Tally {
     pub skipped: usize,
 }
 
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
+        self.skipped += other.skipped;
+    }
+}
+
+/// What a machine starts from.
+#[derive(Clone, Copy)]
+pub enum Root<'a> {
+    /// Everything is in memory; beside it is an empty disk to swap to.
+    Initramfs(&'a Path),
+    /// A disk, which is left as it was. There is a network, too, and nobody there but who listens at
+    /// this port of ours: at 10.0.2.100, port 6443.
+    Disk(&'a Path, u16),
+}
+
 /// A line of the guest's protocol.
 #[derive(Debug, PartialEq, Eq)]
 enum Word<'a> {
@@ -113,7 +132,7 @@ enum Word<'a> {
 pub fn boot(
     kernel: &Kernel,
     image: &Path,
-    initramfs: &Path,
+    root: Root<'_>,
     append: &str,
     log: &Path,
     cell: &mut Cell,
@@ -123,6 +142,10 @@ pub fn boot(
         fs::create_dir_all(folder)?;
     }
     let swap = Scratch(log.with_extension("disk"));
+    let disk = match root {
+        Root::Initramfs(_) => empty(&swap.0)?,
+        Root::Disk(file, _) => format!("{},snapshot=on,cache=unsafe", raw(file)),
+    };
     let mut command = Command::new(machine.qemu);
     command
         // KVM is not taken even where it is: nested, stock kernels have been seen to hang on it.
@@ -138,18 +161,36 @@ pub fn boot(
             "none",
         ])
         .args(memory(kernel.memory_mib))
-        .args(disk(&swap.0)?)
+        // NVMe, because all of the kernels have that driver built in.
+        .args(["-drive", &disk])
+        .args(["-device", "nvme,drive=disk,serial=oomtrace"])
         .args(machine.options)
         .args(kernel.options)
         .arg("-kernel")
-        .arg(image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .arg("-append")
-        .arg(format!(
-            "console={} panic=-1 quiet {} {append}",
-            machine.console, kernel.append
-        ));
+        .arg(image);
+    let root = match root {
+        Root::Initramfs(archive) => {
+            command.arg("-initrd").arg(archive);
+            ""
+        }
+        Root::Disk(_, port) => {
+            command.args([
+                "-netdev",
+                &format!(
+                    "user,id=net,restrict=on,guestfwd=tcp:10.0.2.100:6443-cmd:/bin/busybox nc \
+                     127.0.0.1 {port}"
+                ),
+                // One module drives it, and its firmware is left out.
+                "-device",
+                "vmxnet3,netdev=net,romfile=",
+            ]);
+            "root=/dev/nvme0n1 rootwait rw net.ifnames=0"
+        }
+    };
+    command.arg("-append").arg(format!(
+        "console={} panic=-1 quiet {root} {} {append}",
+        machine.console, kernel.append
+    ));
     let mut copy = File::create(log).with_context(|| format!("creating {}", log.display()))?;
     writeln!(copy, "$ {}", sh::show(&command))?;
     let mut qemu = Emulator(
@@ -220,17 +261,16 @@ fn memory(mib: u32) -> Vec<String> {
     options
 }
 
-/// An empty disk to swap to. NVMe, because most of the kernels have that driver built in.
-fn disk(file: &Path) -> Result<[String; 4]> {
+/// An empty disk to swap to.
+fn empty(file: &Path) -> Result<String> {
     File::create(file)
         .and_then(|file| file.set_len(DISK_BYTES))
         .with_context(|| format!("creating {}", file.display()))?;
-    Ok([
-        "-drive".to_owned(),
-        format!("if=none,id=disk,format=raw,file={}", file.display()),
-        "-device".to_owned(),
-        "nvme,drive=disk,serial=oomtrace".to_owned(),
-    ])
+    Ok(raw(file))
+}
+
+fn raw(file: &Path) -> String {
+    format!("if=none,id=disk,format=raw,file={}", file.display())
 }
 
 /// A file that does not outlive us.

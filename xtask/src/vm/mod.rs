@@ -13,10 +13,10 @@ use std::{collections::BTreeMap, time::Instant};
 use anyhow::{Result, bail};
 
 pub use self::{
-    apt::Apt,
+    apt::{Apt, extract},
     guest::{Archive, build},
     kernels::{Image, Kernel},
-    machine::{Tally, boot},
+    machine::{Root, Tally, boot},
     results::Cell,
 };
 use self::{
@@ -176,7 +176,8 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
             let mut cell = Cell::default();
             let began = Instant::now();
             let boot = |cell: &mut Cell| {
-                machine::boot(&kernel, &image.file, &initramfs, &append, &log, cell)
+                let root = Root::Initramfs(&initramfs);
+                machine::boot(&kernel, &image.file, root, &append, &log, cell)
             };
             let mut end = boot(&mut cell);
             if let Err(error) = &end
@@ -188,43 +189,15 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
                 println!("  it died before the guest began; once more: {error:#}");
                 end = boot(&mut cell);
             }
-            let tally = cell.tally();
-            let error = match end {
-                Ok(counted) if counted == tally => None,
-                Ok(counted) => Some(format!(
-                    "the guest counted {counted:?}, and told of {tally:?}"
-                )),
-                Err(error) => Some(format!("{error:#}")),
-            };
-            if let Some(error) = error {
-                println!("  FAIL: {error}");
-                cell.error = Some(error);
-            }
-            let tally = cell.tally();
-            println!(
-                "{name}, {}: {} passed, {} failed, {} skipped in {:.0} s; serial log: {}",
-                variant.name,
-                tally.passed,
-                tally.failed,
-                tally.skipped,
-                began.elapsed().as_secs_f32(),
-                log.display()
-            );
-            if args.record {
-                cell.write_recorded(
-                    &sh::root()
-                        .join("tests/recorded")
-                        .join(format!("{name}.{}", variant.name)),
-                )?;
-            }
+            let cell_name = format!("{name}.{}", variant.name);
+            let seconds = began.elapsed().as_secs_f32();
+            let tally = cell.conclude(&cell_name, end, seconds, &log, args.record)?;
             if args.is_of_the_matrix() {
                 let folder = cache.join("results");
                 let is_whole = args.scenario.is_empty();
                 cell.write(&folder, name, &image.origin, variant.name, is_whole)?;
             }
-            sum.passed += tally.passed;
-            sum.failed += tally.failed;
-            sum.skipped += tally.skipped;
+            sum += tally;
         }
     }
     Ok(sum)

@@ -7,6 +7,7 @@ use flate2::{Compression, write::GzEncoder};
 use serde_json::{Value, json};
 
 use super::machine::Tally;
+use crate::sh;
 
 /// How a scenario went.
 #[derive(Debug)]
@@ -42,8 +43,43 @@ impl Cell {
         text.push('\n');
     }
 
+    /// Takes in how the boot ended, tells what came of it, and returns the counts; what was to be
+    /// kept is written below tests/recorded/, under `name`.
+    pub fn conclude(
+        &mut self,
+        name: &str,
+        end: Result<Tally>,
+        seconds: f32,
+        log: &Path,
+        record: bool,
+    ) -> Result<Tally> {
+        let told = self.tally();
+        self.error = match end {
+            Ok(counted) if counted == told => None,
+            Ok(counted) => Some(format!(
+                "the guest counted {counted:?}, and told of {told:?}"
+            )),
+            Err(error) => Some(format!("{error:#}")),
+        };
+        if let Some(error) = &self.error {
+            println!("  FAIL: {error}");
+        }
+        let tally = self.tally();
+        println!(
+            "{name}: {} passed, {} failed, {} skipped in {seconds:.0} s; serial log: {}",
+            tally.passed,
+            tally.failed,
+            tally.skipped,
+            log.display()
+        );
+        if record {
+            self.write_recorded(&sh::root().join("tests/recorded").join(name))?;
+        }
+        Ok(tally)
+    }
+
     /// Writes the files to keep.
-    pub fn write_recorded(&self, folder: &Path) -> Result<()> {
+    fn write_recorded(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         for (name, text) in &self.recorded {
             let file = folder.join(format!("{name}.gz"));

@@ -118,7 +118,7 @@ pub fn run(kernel: &str, quick: bool) -> Result<Report> {
         let tally = vm::boot(
             &kernel,
             &image.file,
-            &initramfs,
+            vm::Root::Initramfs(&initramfs),
             &append,
             &log,
             &mut Cell::default(),

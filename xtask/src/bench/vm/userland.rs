@@ -2,25 +2,18 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use crate::{
-    sh,
-    vm::{Apt, Image, Kernel},
-};
+use crate::vm::{self, Apt, Image, Kernel};
 
 /// The suite whose kernel is the default one.
 const SUITE: &str = "trixie";
 const TOOLS: [&str; 3] = ["bpfcc-tools", "bpftrace", "libbpf-tools"];
 /// `stdbuf`, and the shell that bpftrace runs to look for a compiler.
 const PACKAGES: [&str; 5] = [TOOLS[0], TOOLS[1], TOOLS[2], "coreutils", "dash"];
-/// Where programs and libraries were before they were all below `/usr`; some packages still say so.
-const MERGED: [&str; 4] = ["bin", "lib", "lib64", "sbin"];
 
 /// What was unpacked.
 pub struct Userland {
@@ -47,19 +40,13 @@ pub fn unpack(kernel: &Kernel, image: &Image, cache: &Path) -> Result<Userland> 
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
-    fs::create_dir_all(root.join("dev"))?;
-    for name in MERGED {
-        fs::create_dir_all(root.join("usr").join(name))?;
-        symlink(format!("usr/{name}"), root.join(name))?;
-    }
     let apt = Apt::new(&cache.join("apt"), architecture, &[SUITE])?;
-    let packages = apt.download_all(&PACKAGES)?;
+    let mut packages = apt.download_all(&PACKAGES)?;
     let mut versions: Vec<_> = packages.iter().filter_map(|file| version(file)).collect();
     versions.sort();
     let versions = versions.join(", ");
-    for package in packages.iter().chain(&kernel.headers(image, cache)?) {
-        extract(package, &root)?;
-    }
+    packages.extend(kernel.headers(image, cache)?);
+    vm::extract(&packages, &root)?;
     fs::write(&note, format!("{}\n{versions}", image.origin))?;
     Ok(Userland { root, versions })
 }
@@ -72,27 +59,4 @@ fn version(file: &Path) -> Option<String> {
     TOOLS
         .contains(&package)
         .then(|| format!("{package} {version}"))
-}
-
-fn extract(package: &Path, root: &Path) -> Result<()> {
-    let mut archive = Command::new("dpkg-deb")
-        .arg("--fsys-tarfile")
-        .arg(package)
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("starting dpkg-deb")?;
-    let output = archive.stdout.take().context("dpkg-deb has no output")?;
-    sh::run(
-        Command::new("tar")
-            .args([
-                "-x",
-                "--keep-directory-symlink",
-                "--exclude=./usr/share/doc",
-                "-C",
-            ])
-            .arg(root)
-            .stdin(output),
-    )?;
-    archive.wait()?;
-    Ok(())
 }
