@@ -29,6 +29,8 @@ pub enum Fault {
     /// Nothing.
     #[default]
     None,
+    /// Requests that begin so are never answered.
+    Holds(&'static str),
     /// No TLS is spoken.
     Plain,
     /// Requests get these bytes, and the connection ends as it should.
@@ -188,7 +190,10 @@ impl Shared {
         let head = request(&mut stream).await?;
         self.requests.send_modify(|all| all.push(summary(&head)));
         match (fault, &self.upstream) {
-            (Fault::None, Some((connector, port))) => {
+            (Fault::Holds(start), _) if head.starts_with(start.as_bytes()) => {
+                Ok(self.faults.changed().await?)
+            }
+            (Fault::None | Fault::Holds(_), Some((connector, port))) => {
                 let upstream = TcpStream::connect(("127.0.0.1", *port)).await?;
                 let name = ServerName::try_from("localhost")?;
                 let mut upstream = connector.connect(name, upstream).await?;
