@@ -1,6 +1,7 @@
 //! Pods by name, with real parts: containerd and runc, kube-apiserver and etcd, on this machine.
 //!
-//! They need root and what `cargo xtask k8s` prepares. Kills belong to the whole machine, so they
+//! They need root and what `cargo xtask k8s` prepares; `cargo xtask test` does that before, and then
+//! none is skipped. Kills belong to the whole machine, so they
 //! run one at a time, also across processes.
 
 #[path = "kubernetes/churn.rs"]
@@ -508,6 +509,7 @@ fn environment(missing: &[Option<String>]) -> Result<Option<(Env, File)>> {
         return Ok(None);
     }
     if let Some(missing) = missing.iter().flatten().next() {
+        ensure!(env::var_os("OOMTRACE_NO_SKIP").is_none(), "{missing}");
         println!("skipped: {missing}");
         return Ok(None);
     }

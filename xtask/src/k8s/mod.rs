@@ -18,7 +18,7 @@ use crate::{
 const SUITE: &str = "bookworm";
 const VERSION: &str = "v1.20.2";
 
-const NEEDS: [Need; 10] = [
+const NEEDS: [Need; 11] = [
     Need {
         package: "curl",
         has: "curl",
@@ -34,6 +34,10 @@ const NEEDS: [Need; 10] = [
     Need {
         package: "etcd-server",
         has: "etcd",
+    },
+    Need {
+        package: "dbus-daemon",
+        has: "dbus-daemon",
     },
     Need {
         package: "busybox-static",
@@ -76,11 +80,16 @@ pub struct Args {
 }
 
 pub fn run(args: &Args) -> Result<()> {
+    prepare(&args.only)
+}
+
+/// Installs and builds what is missing of all components, or of these.
+pub fn prepare(only: &[String]) -> Result<()> {
     let home = sh::target().join("k8s");
     let bin = home.join("bin");
     let wanted = COMPONENTS
         .into_iter()
-        .filter(|name| args.only.is_empty() || args.only.iter().any(|only| only == name));
+        .filter(|name| only.is_empty() || only.iter().any(|only| only == name));
     let missing: Vec<&str> = wanted.filter(|name| !bin.join(name).exists()).collect();
     install::packages(&NEEDS)?;
     if missing.is_empty() {
