@@ -50,7 +50,17 @@ impl Kubernetes {
     }
 
     /// Never called.
-    pub fn ask(&self, _: Question) -> bool {
+    pub fn ask(&mut self, _: Question) -> bool {
+        match *self.pods {}
+    }
+
+    /// Never called.
+    pub fn awaits_more(&self) -> bool {
+        match *self.pods {}
+    }
+
+    /// Never called.
+    pub fn rest(&mut self) -> Vec<News> {
         match *self.pods {}
     }
 

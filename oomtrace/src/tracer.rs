@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     signal::unix::{SignalKind, signal},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
@@ -48,6 +48,8 @@ const LOOK_AT_MOST_NS: u64 = 5_000_000;
 
 /// How long facts about the pods of a kill are waited for after its record has gone out.
 const LATE: Duration = Duration::from_secs(10);
+/// How long a stopping tracer waits for them.
+const LAST_FACTS: Duration = Duration::from_secs(1);
 
 /// Most records are shorter.
 const RECORD_BYTES: usize = 16 << 10;
@@ -289,6 +291,9 @@ impl Tracer {
                 }
             }
         };
+        while let Ok(killed) = oomd.try_recv() {
+            self.userspace_kill(killed);
+        }
         self.finish(stop).await
     }
 
@@ -450,7 +455,7 @@ impl Tracer {
             deadline: Instant::now() + LATE,
             paths: [path(&kill.victim.task), path(&kill.victim.trigger)],
         };
-        if let Some(kubernetes) = &self.kubernetes
+        if let Some(kubernetes) = &mut self.kubernetes
             && !kubernetes.ask(question)
         {
             tracing::debug!("too many kills are asked about; {} is not", head.event_id);
@@ -523,10 +528,10 @@ impl Tracer {
         };
         let head = self
             .assembler
-            .head(question.event_id, boottime_ns(), Clock::now());
+            .head(question.event_id.clone(), boottime_ns(), Clock::now());
         self.write(Event::Enrichment(Box::new(LateEnrichment {
             head,
-            oom_id: question.oom_id,
+            oom_id: question.oom_id.clone(),
             victim,
             trigger,
             enrichment,
@@ -661,9 +666,10 @@ impl Tracer {
             seen: self.totals.kills,
             ..counts
         });
+        self.take_the_news(deadline).await;
         self.status(Phase::Stop, Some(stop.reason()), counts);
         while !self.output.is_idle() {
-            match tokio::time::timeout_at(deadline, self.output.flush_when_writable()).await {
+            match timeout_at(deadline, self.output.flush_when_writable()).await {
                 Ok(written) => written?,
                 Err(_) => break,
             }
@@ -684,11 +690,28 @@ impl Tracer {
             let moment = Instant::now() + Duration::from_millis(1);
             if self.output.is_idle() {
                 sleep_until(moment).await;
-            } else if let Ok(written) =
-                tokio::time::timeout_at(moment, self.output.flush_when_writable()).await
+            } else if let Ok(written) = timeout_at(moment, self.output.flush_when_writable()).await
             {
                 written?;
             }
+        }
+    }
+
+    /// Writes what the sources of pods still tell of what has happened, if that is soon; else what
+    /// is known by now.
+    async fn take_the_news(&mut self, deadline: Instant) {
+        let by = deadline.min(Instant::now() + LAST_FACTS);
+        while self
+            .kubernetes
+            .as_ref()
+            .is_some_and(Kubernetes::awaits_more)
+            && let Ok(news) = timeout_at(by, next_news(self.kubernetes.as_mut())).await
+        {
+            self.news(news);
+        }
+        let rest = self.kubernetes.as_mut().map(Kubernetes::rest);
+        for news in rest.into_iter().flatten() {
+            self.news(news);
         }
     }
 }

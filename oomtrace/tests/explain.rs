@@ -8,7 +8,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use common::{files, lines, oomtrace, recorded, unpacked};
+use common::{files, lines, oomtrace, others, recorded, unpacked};
 use oomtrace::event::{Event, OomKill};
 
 fn explain(args: &[&str], input: &[u8]) -> Output {
@@ -381,6 +381,87 @@ fn bad_lines() {
     assert_eq!(output.status.code(), Some(0));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("no OOM kill in 1 record"), "{said}");
+}
+
+/// Whoever else kills has a page, in its place among the others, with what is known and no ranking.
+#[test]
+fn who_else_kills() {
+    let text = pages(&others());
+    assert_eq!(text.matches("── Eviction ── 20").count(), 2, "{text}");
+    assert_eq!(text.matches("── Kill by systemd-oomd ── 20").count(), 2);
+    has(
+        &text,
+        &[
+            "The kubelet evicted pod default/now because the node was low on memory.\n",
+            "\n  pod        default/now  Burstable\n",
+            "\n  over       app used 20.0 MiB, requested 16.0 MiB\n",
+            "\n  node       MemoryPressure is True since 2026-01-02T03:04:05Z: KubeletHasInsufficientMemory\n",
+            "\n  - app used 4.0 MiB more than it requested.\n",
+            "\n  - A memory request of 20.0 MiB or more for app: then pods ",
+            "\n  kubectl -n default describe pod now\n",
+            "\n  kubectl describe node node-under-test\n",
+            "systemd-oomd killed all processes of cgroup\n/kubepods/burstable/pod0f1e2d3c-",
+            "\n  - All tasks of a cgroup that it watches waited for memory ",
+            "ManagedOOMMemoryPressureLimit= ",
+            "\n  oomctl\n",
+        ],
+    );
+    assert!(!text.contains("Ranking"), "{text}");
+
+    // Between two decisions it stands between their pages.
+    let mixed = lines("single_process") + &others() + &lines("machine_with_swap");
+    let text = pages(&mixed);
+    let headings = text.lines().filter_map(|line| line.strip_prefix("── "));
+    let headings: Vec<_> = headings
+        .filter_map(|line| line.split(" ──").next())
+        .collect();
+    let expected = [
+        "OOM kill",
+        "Eviction",
+        "Eviction",
+        "Kill by systemd-oomd",
+        "Kill by systemd-oomd",
+        "OOM kill",
+    ];
+    assert_eq!(headings, expected);
+
+    // With what newer kubelets tell; what is not known is left out; names are text.
+    for line in others().lines() {
+        let mut event: Event = serde_json::from_str(line).unwrap();
+        match &mut event {
+            Event::PodEviction(event) => {
+                event.eviction.threshold_bytes = Some(100 << 20);
+                event.eviction.available_bytes = Some(90 << 20);
+                event.eviction.containers.clear();
+                event.node_conditions = None;
+                event.pod.name = None;
+            }
+            Event::UserspaceKill(event) => {
+                event.cgroup_path = "/a\u{1b}[2J\n$(reboot).service".to_owned();
+                event.reason = "whim".to_owned();
+            }
+            _ => continue,
+        }
+        let text = pages(&(serde_json::to_string(&event).unwrap() + "\n"));
+        assert!(
+            !text.chars().any(|char| char.is_control() && char != '\n'),
+            "{text}"
+        );
+        // Where lines end is not the matter.
+        let text = text.replace('\n', " ");
+        match event {
+            Event::PodEviction(event) => has(
+                &text,
+                &[
+                    &format!("pod {} because the node", event.pod.uid),
+                    "low on memory: 90.0 MiB were left, 100 MiB were to be.",
+                    "It names no container that used more",
+                ],
+            ),
+            _ => has(&text, &["/a\\u{1b}[2J\\n$(reboot).service: whim."]),
+        }
+        assert!(!text.contains("  kubectl -n") && !text.contains("  journalctl -u /"));
+    }
 }
 
 /// An event may be printed over several lines, and its file named.

@@ -13,7 +13,7 @@ use std::{
     time::Instant,
 };
 
-use common::{files, lines, recorded, recorded_kills, unpacked};
+use common::{files, lines, others, recorded, recorded_kills, unpacked};
 use oomtrace::event::{Event, OomKill};
 
 fn report(args: &[&str]) -> Output {
@@ -358,6 +358,61 @@ fn a_crowd() {
         "{text}"
     );
     assert!(text.contains("The newest 100 of 50,000"));
+}
+
+/// Evictions and kills by systemd-oomd are counted, each where it belongs, and not among the kernel's;
+/// their records are none that are missing.
+#[test]
+fn who_else_kills() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.jsonl");
+    let input = file.to_str().unwrap();
+    fs::write(&file, others()).unwrap();
+    for format in ["html", "md", "text"] {
+        let text = made(&[input, "--format", format]);
+        let text = if format == "html" {
+            text_of(&text)
+        } else {
+            text.replace('\\', "")
+        };
+        for part in [
+            "The OOM killer killed nothing. 2 pods were evicted by the kubelet. 2 cgroups were killed \
+             by systemd-oomd.",
+            "Nothing is known to be",
+            "Evicted by the kubelet, or killed by systemd-oomd",
+            "default/now",
+            "default/meanwhile",
+            "evicted: the node was low on memory",
+            "app used 20.0 MiB, requested 16.0 MiB",
+            "killed by systemd-oomd: memory-pressure",
+        ] {
+            assert!(text.contains(part), "{format}: {part}\n{text}");
+        }
+    }
+    // Twice is once; and the kernel's kills beside them.
+    fs::write(&file, others() + &others() + &lines("single_process")).unwrap();
+    let text = made(&[input, "--format", "text"]);
+    let row = |begins: &str| {
+        let row = text.lines().find(|line| line.trim().starts_with(begins));
+        let row = row.unwrap_or_else(|| panic!("no {begins}\n{text}"));
+        row.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(row("default  "), "default 0 0 2");
+    assert_eq!(row("(in no pod)"), "(in no pod) 1 1 0");
+    assert_eq!(row("node-under-test"), "node-under-test 0 0 2");
+    assert_eq!(row("namespace"), "namespace decisions killed by others");
+    assert_eq!(row("verdict"), "verdict decisions killed");
+    assert!(text.contains("1 process was killed, in one decision of the OOM killer. It died at"));
+    assert!(text.contains("Kills and evictions in "), "{text}");
+    let html = made(&[input, "--format", "html"]);
+    for part in [
+        "<rect class=\"k4\"",
+        "<rect class=\"k5\"",
+        "<span class=\"k4\">evicted by the kubelet</span>",
+        "<dd>2</dd><dt>evicted pods</dt>",
+    ] {
+        assert!(html.contains(part), "{part}");
+    }
 }
 
 /// What a browser makes of a page: the document, and what it wrote to its console. `None` where

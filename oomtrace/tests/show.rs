@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use common::{files, lines, recorded, unpacked};
+use common::{files, lines, others, recorded, unpacked};
 use serde_json::Value;
 
 fn show(args: &[&str]) -> Output {
@@ -139,6 +139,75 @@ fn csv() {
             }
         }
     }
+}
+
+/// Whoever else kills has rows and is found by pod; what only the kernel tells is empty.
+#[test]
+fn who_else_kills() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("events.jsonl");
+    fs::write(&file, others() + &lines("single_process")).unwrap();
+    let file = file.to_str().unwrap();
+    let text = shown(&[file, "--format", "csv"]);
+    let mut rows = text.split_terminator("\r\n").map(fields);
+    let header = rows.next().unwrap();
+    let rows: Vec<_> = rows.collect();
+    assert!(rows.iter().all(|row| row.len() == header.len()), "{text}");
+    let column = |name: &str| {
+        let at = header.iter().position(|it| it == name).unwrap();
+        rows.iter().map(|row| &*row[at]).collect::<Vec<_>>()
+    };
+    let expected = [
+        "pod_eviction",
+        "pod_eviction",
+        "userspace_kill",
+        "userspace_kill",
+        "oom_kill",
+    ];
+    assert_eq!(column("kind"), expected);
+    let killers = [
+        "kubelet",
+        "kubelet",
+        "systemd-oomd",
+        "systemd-oomd",
+        "kernel",
+    ];
+    assert_eq!(column("killer"), killers);
+    assert_eq!(column("pod"), ["now", "meanwhile", "", "", ""]);
+    assert_eq!(column("qos_class")[..4], ["Burstable"; 4]);
+    assert_eq!(column("victim_comm")[..4], [""; 4]);
+    assert_eq!(column("verdict")[..4], [""; 4]);
+    let summary = "The kubelet evicted pod default/now because the node was low on memory.";
+    assert_eq!(column("summary")[0], summary);
+    let cgroups = column("cgroup_path");
+    assert_eq!(cgroups[..2], [""; 2]);
+    assert!(
+        cgroups[2].starts_with("/kubepods/burstable/pod"),
+        "{cgroups:?}"
+    );
+    assert_eq!(
+        cgroups[4],
+        recorded("single_process")[0]
+            .victim
+            .cgroup
+            .as_ref()
+            .unwrap()
+            .path
+            .as_ref()
+            .unwrap()
+    );
+
+    let with = |args: &[&str]| kinds(&shown(&[&[file], args].concat()));
+    assert_eq!(with(&["--namespace", "default"]), ["pod_eviction"; 2]);
+    assert_eq!(with(&["--pod", "n?w"]), ["pod_eviction"]);
+    assert_eq!(
+        with(&["--qos", "burstable", "--kind", "userspace_kill"]),
+        ["userspace_kill"; 2]
+    );
+    assert_eq!(
+        with(&["--namespace", "default", "--scope", "container"]),
+        [""; 0]
+    );
 }
 
 /// The fields of a row, read as RFC 4180 says.

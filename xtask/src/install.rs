@@ -73,7 +73,7 @@ pub fn packages(needs: &[Need]) -> Result<()> {
         .collect();
     if !missing.is_empty() {
         let packages = missing.join(" ");
-        if sh::find("apt-get").is_none() || !rustix::process::getuid().is_root() {
+        if !can_install() {
             println!("missing, by Debian's names: {packages}; going on without");
         } else {
             println!("installing {packages}");
@@ -85,6 +85,11 @@ pub fn packages(needs: &[Need]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether what is missing can be had: on Debian, as root.
+pub fn can_install() -> bool {
+    sh::find("apt-get").is_some() && rustix::process::getuid().is_root()
 }
 
 fn there(what: &str) -> bool {

@@ -18,7 +18,7 @@ use crate::{
 const AFTER_HELP: &str = "\
 A page has what happened, the ranking of the candidates with what their points are made of, why it
 was this one, what would have spared it, and commands to look further. All victims of one decision
-are on one page. It needs no privileges and no access to the node.
+are on one page; pods that the kubelet evicted and cgroups that systemd-oomd killed have pages, too. It needs no privileges and no access to the node.
 
 Examples:
   oomtrace trace --format json | oomtrace explain         a page for every kill, as it happens
@@ -57,81 +57,120 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut out = stdout.lock();
     let mut book = Book {
         open: VecDeque::new(),
-        write: |decision: &Decision| {
-            out.write_all(format::page(decision, width, color).as_bytes())?;
+        write: |page: &Page| {
+            out.write_all(page.text(width, color).as_bytes())?;
             out.flush()
         },
     };
     let mut count = Count::default();
-    let mut kills = 0_u64;
+    let mut pages = 0_u64;
     count.read(&args.files, &mut |event, _| {
         if let Some(event) = event {
-            kills += u64::from(matches!(event, Event::OomKill(_) | Event::OomMark(_)));
+            pages += u64::from(has_page(&event));
             book.take(event).context("standard output")?;
         }
         Ok(())
     })?;
     book.close()?;
     count.any()?;
-    if kills == 0 {
+    if pages == 0 {
         anstream::eprintln!("oomtrace: no OOM kill in {} records", count.events);
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// The decisions whose page is not written yet, in the order they came.
+/// Whether there is something to explain.
+const fn has_page(event: &Event) -> bool {
+    matches!(
+        event,
+        Event::OomKill(_) | Event::OomMark(_) | Event::PodEviction(_) | Event::UserspaceKill(_)
+    )
+}
+
+/// What a page is about: a decision of the kernel, or what somebody else did.
+#[derive(Default)]
+struct Page {
+    decision: Decision,
+    other: Option<Event>,
+}
+
+impl Page {
+    fn text(&self, width: usize, color: bool) -> String {
+        match &self.other {
+            Some(event) => format::page_of_other(event, width, color),
+            None => format::page(&self.decision, width, color),
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.other.is_some() || is_complete(&self.decision)
+    }
+}
+
+/// The pages that are not written yet, in the order they came; those of decisions by their id.
 struct Book<W> {
-    open: VecDeque<(String, Decision)>,
+    open: VecDeque<(String, Page)>,
     write: W,
 }
 
-impl<W: FnMut(&Decision) -> io::Result<()>> Book<W> {
+impl<W: FnMut(&Page) -> io::Result<()>> Book<W> {
     fn take(&mut self, event: Event) -> io::Result<()> {
         match event {
             Event::OomKill(kill) => self.decision(&kill.oom_id).kills.push(*kill),
             Event::OomMark(mark) => self.decision(&mark.oom_id).marks.push(*mark),
             Event::OomOutcome(outcome) => {
                 // The page of its kill may have been written, or the kill is not in the input.
-                let mut open = self.open.iter_mut();
-                if let Some((_, decision)) = open.find(|(id, _)| *id == outcome.oom_id) {
+                if let Some(decision) = self.find(&outcome.oom_id) {
                     decision.outcomes.push(*outcome);
                 }
             }
             Event::Enrichment(late) => {
-                let mut kills = self
-                    .open
-                    .iter_mut()
-                    .flat_map(|(_, decision)| decision.kills.iter_mut().chain(&mut decision.marks));
-                if let Some(kill) = kills.find(|kill| kill.head.event_id == late.head.event_id) {
-                    kill.enrich(*late);
+                if let Some(decision) = self.find(&late.oom_id) {
+                    let mut kills = decision.kills.iter_mut().chain(&mut decision.marks);
+                    if let Some(kill) = kills.find(|kill| kill.head.event_id == late.head.event_id)
+                    {
+                        kill.enrich(*late);
+                    }
                 }
             }
-            Event::PodEviction(_) | Event::UserspaceKill(_) | Event::Loss(_) | Event::Status(_) => {
+            Event::PodEviction(_) | Event::UserspaceKill(_) => {
+                let page = Page {
+                    other: Some(event),
+                    ..Page::default()
+                };
+                self.open.push_back((String::new(), page));
             }
+            Event::Loss(_) | Event::Status(_) => {}
         }
         while self.open.len() > MOST_OPEN
             || self
                 .open
                 .front()
-                .is_some_and(|(_, decision)| is_complete(decision))
+                .is_some_and(|(_, page)| page.is_complete())
         {
             self.write_first()?;
         }
         Ok(())
     }
 
+    fn find(&mut self, id: &str) -> Option<&mut Decision> {
+        let mut open = self.open.iter_mut();
+        let (_, page) = open.find(|(open, _)| open == id)?;
+        Some(&mut page.decision)
+    }
+
     fn decision(&mut self, id: &str) -> &mut Decision {
         let at = self.open.iter().position(|(open, _)| open == id);
         let at = at.unwrap_or_else(|| {
-            self.open.push_back((id.to_owned(), Decision::default()));
+            self.open.push_back((id.to_owned(), Page::default()));
             self.open.len() - 1
         });
-        &mut self.open[at].1
+        &mut self.open[at].1.decision
     }
 
     fn write_first(&mut self) -> io::Result<()> {
         match self.open.pop_front() {
-            Some((_, decision)) => (self.write)(&decision),
+            Some((_, page)) => (self.write)(&page),
             None => Ok(()),
         }
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     cgroup::QosClass,
-    event::{Event, OomKill, Scope, VerdictCode},
+    event::{Event, OomKill, Pod, Scope, VerdictCode},
     event_log::like,
     format,
 };
@@ -132,7 +132,7 @@ enum Format {
     Json,
     /// A few aligned lines a kill, for people.
     Pretty,
-    /// A table for spreadsheets, of kills and marks: docs/usage.md names the columns.
+    /// A table for spreadsheets, of kills, marks and evictions: docs/postmortem.md names the columns.
     Csv,
 }
 
@@ -164,6 +164,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 }
                 (Format::Csv, Some(Event::OomMark(mark))) => {
                     format::csv("oom_mark", mark, &mut bytes);
+                }
+                (Format::Csv, Some(Event::PodEviction(eviction))) => {
+                    format::csv_eviction(eviction, &mut bytes);
+                }
+                (Format::Csv, Some(Event::UserspaceKill(kill))) => {
+                    format::csv_userspace_kill(kill, &mut bytes);
                 }
                 _ => {}
             }
@@ -248,31 +254,40 @@ impl Filter {
             && verdict.is_empty())
     }
 
+    /// Whether it wants this kill of the kernel's.
     fn has(&self, kill: &OomKill) -> bool {
         let victim = &kill.victim;
-        let pod = victim.pod.as_ref();
-        let named = |patterns: &[String], names: &[Option<&String>]| {
-            patterns.is_empty()
-                || patterns
-                    .iter()
-                    .any(|pattern| names.iter().flatten().any(|name| like(pattern, name)))
-        };
         let code = kill.verdict.as_ref().and_then(|verdict| verdict.code);
-        let class = pod.and_then(|pod| pod.qos_class);
-        named(
-            &self.namespace,
-            &[pod.and_then(|pod| pod.namespace.as_ref())],
-        ) && named(
-            &self.pod,
-            &[
-                pod.and_then(|pod| pod.name.as_ref()),
-                pod.map(|pod| &pod.uid),
-            ],
-        ) && named(&self.comm, &[victim.comm.as_ref()])
-            && any(&self.qos, class)
+        self.has_pod(victim.pod.as_ref())
+            && named(&self.comm, &[victim.comm.as_ref()])
             && any(&self.scope, kill.oom.scope)
             && any(&self.verdict, code)
     }
+
+    /// Whether it wants what somebody else killed: that has a pod, and nothing else to ask for.
+    fn has_other(&self, pod: Option<&Pod>) -> bool {
+        self.comm.is_empty()
+            && self.scope.is_empty()
+            && self.verdict.is_empty()
+            && self.has_pod(pod)
+    }
+
+    fn has_pod(&self, pod: Option<&Pod>) -> bool {
+        let name = pod.and_then(|pod| pod.name.as_ref());
+        named(
+            &self.namespace,
+            &[pod.and_then(|pod| pod.namespace.as_ref())],
+        ) && named(&self.pod, &[name, pod.map(|pod| &pod.uid)])
+            && any(&self.qos, pod.and_then(|pod| pod.qos_class))
+    }
+}
+
+/// Whether one of the names is wanted; all are where no pattern is given.
+fn named(patterns: &[String], names: &[Option<&String>]) -> bool {
+    patterns.is_empty()
+        || patterns
+            .iter()
+            .any(|pattern| names.iter().flatten().any(|name| like(pattern, name)))
 }
 
 /// Whether a value is one of those that are wanted; all are where none is named.
@@ -311,8 +326,13 @@ impl<'a> Wanted<'a> {
                 Kind::Enrichment,
                 !filter.is_of_victims() || self.awaited.contains(&late.head.event_id),
             ),
-            Event::PodEviction(_) => (Kind::PodEviction, !filter.is_of_victims()),
-            Event::UserspaceKill(_) => (Kind::UserspaceKill, !filter.is_of_victims()),
+            Event::PodEviction(eviction) => {
+                (Kind::PodEviction, filter.has_other(Some(&eviction.pod)))
+            }
+            Event::UserspaceKill(kill) => (
+                Kind::UserspaceKill,
+                filter.has_other(kill.whose.pod.as_ref()),
+            ),
             Event::Loss(_) => (Kind::Loss, !filter.is_of_victims()),
             Event::Status(_) => (Kind::Status, !filter.is_of_victims()),
         };

@@ -2,7 +2,7 @@
 //! facts that are known. They only read.
 
 use super::pretty::shown;
-use crate::event::{Container, OomKill, Pod, VerdictCode};
+use crate::event::{Container, OomKill, Pod, PodEviction, UserspaceKill, VerdictCode};
 
 /// A command.
 pub(super) struct Command {
@@ -88,6 +88,56 @@ pub(super) fn commands(event: &OomKill) -> Vec<Command> {
         list.add(
             Some("journalctl -k -g 'oom|Killed process'".to_owned()),
             "the kernel's own report",
+        );
+    }
+    list.0
+}
+
+/// The commands that fit this eviction.
+pub(super) fn of_eviction(event: &PodEviction) -> Vec<Command> {
+    let PodEviction { head, pod, .. } = event;
+    let mut list = List(Vec::new());
+    let names = pod.namespace.as_deref().and_then(word);
+    list.add(
+        names
+            .zip(pod.name.as_deref().and_then(word))
+            .map(|(namespace, name)| format!("kubectl -n {namespace} describe pod {name}")),
+        "its requests, its priority, and the kubelet's words, while it exists",
+    );
+    list.add(
+        Some("kubectl get events -A --field-selector reason=Evicted".to_owned()),
+        "who else was evicted",
+    );
+    let node = head.node.k8s_node_name.as_deref().and_then(word);
+    list.add(
+        node.map(|node| format!("kubectl describe node {node}")),
+        "the node's conditions, what it may give, and what was requested of it",
+    );
+    list.0
+}
+
+/// The commands that fit this kill by systemd-oomd.
+pub(super) fn of_userspace_kill(event: &UserspaceKill) -> Vec<Command> {
+    let mut list = List(Vec::new());
+    list.add(
+        Some("oomctl".to_owned()),
+        "which cgroups systemd-oomd watches, and how near their limits are",
+    );
+    list.add(
+        Some("journalctl -u systemd-oomd -n 50".to_owned()),
+        "its own words: pressure, and what the candidates held",
+    );
+    if let Some(unit) = unit_of(&event.cgroup_path) {
+        list.add(
+            Some(format!(
+                "systemctl show {unit} -p ManagedOOMSwap,ManagedOOMMemoryPressure,\
+                 ManagedOOMMemoryPressureLimit,ManagedOOMPreference,Result"
+            )),
+            "what it may do to the unit, and how that ended",
+        );
+        list.add(
+            Some(format!("journalctl -u {unit} -n 50")),
+            "its last words",
         );
     }
     list.0
@@ -179,15 +229,9 @@ fn unit_commands(list: &mut List, event: &OomKill) {
         .cgroup
         .as_ref()
         .and_then(|cgroup| cgroup.path.as_deref());
-    let unit = [limit, own].into_iter().flatten().find_map(|path| {
-        let units = path.rsplit('/').filter(|name| {
-            [".service", ".scope", ".slice"]
-                .iter()
-                .any(|kind| name.ends_with(kind))
-        });
-        units.map(word).next()?
-    });
-    let Some(unit) = unit else { return };
+    let Some(unit) = [limit, own].into_iter().flatten().find_map(unit_of) else {
+        return;
+    };
     list.add(
         Some(format!("systemctl status {unit}")),
         "what the unit does now",
@@ -202,6 +246,13 @@ fn unit_commands(list: &mut List, event: &OomKill) {
         Some(format!("journalctl -u {unit} -n 50")),
         "its last words",
     );
+}
+
+/// The innermost systemd unit of a cgroup, as one word.
+fn unit_of(path: &str) -> Option<String> {
+    let kinds = [".service", ".scope", ".slice"];
+    let mut names = path.rsplit('/');
+    word(names.find(|name| kinds.iter().any(|kind| name.ends_with(kind)))?)
 }
 
 fn version(event: &OomKill) -> Option<u8> {

@@ -1,4 +1,4 @@
-//! A table of kills, as RFC 4180 has it, that a spreadsheet may open.
+//! A table of kills, by whomever, as RFC 4180 has it, that a spreadsheet may open.
 //!
 //! A spreadsheet takes what begins with `=`, `+`, `-`, `@`, a tab or a carriage return for a formula,
 //! also when it is quoted. Victims choose their names, so such text gets an apostrophe in front.
@@ -7,10 +7,11 @@ use std::{fmt::Display, io::Write};
 
 use serde::Serialize;
 
-use crate::event::OomKill;
+use super::others::{what_was_evicted, what_was_killed};
+use crate::event::{Container, Head, OomKill, Pod, PodEviction, UserspaceKill};
 
 /// The columns. More may be added at the end.
-const COLUMNS: [&str; 36] = [
+const COLUMNS: [&str; 38] = [
     "time",
     "kind",
     "node",
@@ -47,7 +48,12 @@ const COLUMNS: [&str; 36] = [
     "summary",
     "oom_id",
     "event_id",
+    "killer",
+    "cgroup_path",
 ];
+
+/// How many columns there are between the QoS class and the summary.
+const OF_THE_KERNEL: usize = 24;
 
 /// Appends the names of the columns.
 pub fn csv_header(out: &mut Vec<u8>) {
@@ -67,22 +73,12 @@ pub fn csv(kind: &str, kill: &OomKill, out: &mut Vec<u8>) {
         verdict,
         ..
     } = kill;
-    let node = head.node.k8s_node_name.as_ref();
-    let pod = victim.pod.as_ref();
     let container = victim.container.as_ref();
     let memcg = oom.memcg.as_ref();
     let memory = victim.memory.as_ref();
     let verdict = verdict.as_ref();
     let mut row = Row { out, first: true };
-    row.text(head.time.as_ref());
-    row.text(Some(kind));
-    row.text(node.or(head.node.hostname.as_ref()));
-    row.text(pod.and_then(|pod| pod.namespace.as_ref()));
-    row.text(pod.and_then(|pod| pod.name.as_ref()));
-    row.text(pod.map(|pod| &pod.uid));
-    row.text(container.and_then(|container| container.name.as_ref()));
-    row.text(container.map(|container| &container.id));
-    row.text(pod.and_then(|pod| name(&pod.qos_class?)));
+    row.whose(kind, head, victim.pod.as_ref(), container);
     row.text(verdict.and_then(|verdict| name(&verdict.code?)));
     row.text(oom.scope.and_then(|scope| name(&scope)));
     row.text(oom.constraint.and_then(|constraint| name(&constraint)));
@@ -110,7 +106,36 @@ pub fn csv(kind: &str, kill: &OomKill, out: &mut Vec<u8>) {
     row.text(verdict.and_then(|verdict| verdict.summary.as_ref()));
     row.text(Some(oom_id));
     row.text(Some(&head.event_id));
+    row.text((kind == "oom_kill").then_some("kernel"));
+    row.text(
+        victim
+            .cgroup
+            .as_ref()
+            .and_then(|cgroup| cgroup.path.as_ref()),
+    );
     out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the row of an eviction.
+pub fn csv_eviction(event: &PodEviction, out: &mut Vec<u8>) {
+    let mut row = Row { out, first: true };
+    row.whose("pod_eviction", &event.head, Some(&event.pod), None);
+    row.killed("kubelet", &event.head, &what_was_evicted(event), None);
+}
+
+/// Appends the row of a cgroup that a program killed.
+pub fn csv_userspace_kill(event: &UserspaceKill, out: &mut Vec<u8>) {
+    let UserspaceKill {
+        head,
+        killer,
+        cgroup_path,
+        whose,
+        ..
+    } = event;
+    let mut row = Row { out, first: true };
+    let (pod, container) = (whose.pod.as_ref(), whose.container.as_ref());
+    row.whose("userspace_kill", head, pod, container);
+    row.killed(killer, head, &what_was_killed(event), Some(cgroup_path));
 }
 
 /// The name of a value in the schema.
@@ -127,6 +152,33 @@ struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// The first columns, which every row has.
+    fn whose(&mut self, kind: &str, head: &Head, pod: Option<&Pod>, container: Option<&Container>) {
+        let node = head.node.k8s_node_name.as_ref();
+        self.text(head.time.as_ref());
+        self.text(Some(kind));
+        self.text(node.or(head.node.hostname.as_ref()));
+        self.text(pod.and_then(|pod| pod.namespace.as_ref()));
+        self.text(pod.and_then(|pod| pod.name.as_ref()));
+        self.text(pod.map(|pod| &pod.uid));
+        self.text(container.and_then(|container| container.name.as_ref()));
+        self.text(container.map(|container| &container.id));
+        self.text(pod.and_then(|pod| name(&pod.qos_class?)));
+    }
+
+    /// The others of a kill that the kernel has no part in: what only it could tell is empty.
+    fn killed(&mut self, killer: &str, head: &Head, summary: &str, cgroup: Option<&String>) {
+        for _ in 0..OF_THE_KERNEL {
+            self.field();
+        }
+        self.text(Some(summary));
+        self.field();
+        self.text(Some(&head.event_id));
+        self.text(Some(killer));
+        self.text(cgroup);
+        self.out.extend_from_slice(b"\r\n");
+    }
+
     fn field(&mut self) {
         if !std::mem::replace(&mut self.first, false) {
             self.out.push(b',');

@@ -5,13 +5,15 @@ mod commands;
 pub(crate) mod csv;
 pub(crate) mod draw;
 mod json;
+pub(crate) mod others;
 pub(crate) mod page;
 pub(crate) mod pretty;
 mod rank;
 
 pub use audit::audit;
-pub use csv::{csv, csv_header};
+pub use csv::{csv, csv_eviction, csv_header, csv_userspace_kill};
 pub use json::json;
+pub use others::page_of_other;
 pub use page::{Decision, WIDTH, page};
 pub use pretty::pretty;
 pub use rank::{By, WIDTH as RANK_WIDTH, ranking};

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     cgroup::QosClass,
     event::{
-        Candidate, Candidates, Constraint, Oom, OomKill, OomOutcome, Role, Scope, Survival,
+        Candidate, Candidates, Constraint, Head, Oom, OomKill, OomOutcome, Role, Scope, Survival,
         VerdictCode, VerdictFlag, VictimState,
     },
     explain::amount,
@@ -56,11 +56,7 @@ pub fn page(decision: &Decision, width: usize, color: bool) -> String {
     let Some(event) = decision.main() else {
         return String::new();
     };
-    let mut page = Page {
-        width: width.clamp(*WIDTH.start(), *WIDTH.end()),
-        paint: Paint { color },
-        text: String::new(),
-    };
+    let mut page = Page::new(width, color);
     page.heading(decision, event);
     page.facts(decision, event);
     if let Some(candidates) = event.candidates.as_ref().filter(|list| list.listed > 0) {
@@ -74,20 +70,24 @@ pub fn page(decision: &Decision, width: usize, color: bool) -> String {
     page.text
 }
 
-struct Page {
+/// A page that is being written.
+pub(super) struct Page {
     width: usize,
     paint: Paint,
-    text: String,
+    pub(super) text: String,
 }
 
 impl Page {
-    fn heading(&mut self, decision: &Decision, event: &OomKill) {
-        let what = match decision.kills.len() {
-            0 => "OOM mark: not a kill".to_owned(),
-            1 => "OOM kill".to_owned(),
-            count => format!("OOM kill of {count} processes"),
-        };
-        let head = &event.head;
+    pub(super) fn new(width: usize, color: bool) -> Self {
+        Self {
+            width: width.clamp(*WIDTH.start(), *WIDTH.end()),
+            paint: Paint { color },
+            text: String::new(),
+        }
+    }
+
+    /// What the page is about: what it was, when and where; and what happened, in a sentence or two.
+    pub(super) fn about(&mut self, what: &str, head: &Head, summary: Option<&str>) {
         let clock = clock(head);
         let date = head.time.as_ref().and_then(|time| time.get(..10));
         let when = date.map_or_else(|| clock.clone(), |date| format!("{date} {clock} UTC"));
@@ -99,11 +99,21 @@ impl Page {
         }
         self.text.push_str(&heading(&line, self.width, self.paint));
         self.text.push('\n');
-        let verdict = event.verdict.as_ref();
-        if let Some(summary) = verdict.and_then(|verdict| verdict.summary.as_deref()) {
+        if let Some(summary) = summary {
             self.wrapped("", "", &shown(summary).to_string());
             self.text.push('\n');
         }
+    }
+
+    fn heading(&mut self, decision: &Decision, event: &OomKill) {
+        let what = match decision.kills.len() {
+            0 => "OOM mark: not a kill".to_owned(),
+            1 => "OOM kill".to_owned(),
+            count => format!("OOM kill of {count} processes"),
+        };
+        let verdict = event.verdict.as_ref();
+        let summary = verdict.and_then(|verdict| verdict.summary.as_deref());
+        self.about(&what, &event.head, summary);
     }
 
     /// The facts of the kill, a line each.
@@ -177,7 +187,7 @@ impl Page {
         self.wrapped(&label, &" ".repeat(label.len()), &names.join(", "));
     }
 
-    fn row(&mut self, label: &str, value: &str) {
+    pub(super) fn row(&mut self, label: &str, value: &str) {
         if !value.is_empty() {
             let label = self.paint.on(DIM, format_args!("{label:<11}"));
             let _ = writeln!(self.text, "  {label}{}", value.trim_end());
@@ -188,7 +198,7 @@ impl Page {
         let _ = writeln!(self.text, "{}", self.paint.on(BOLD, title));
     }
 
-    fn list(&mut self, title: &str, items: &[String]) {
+    pub(super) fn list(&mut self, title: &str, items: &[String]) {
         if items.is_empty() {
             return;
         }
@@ -199,7 +209,7 @@ impl Page {
         self.text.push('\n');
     }
 
-    fn commands(&mut self, commands: &[Command]) {
+    pub(super) fn commands(&mut self, commands: &[Command]) {
         if commands.is_empty() {
             return;
         }
@@ -211,7 +221,7 @@ impl Page {
         self.text.push('\n');
     }
 
-    fn wrapped(&mut self, first: &str, rest: &str, text: &str) {
+    pub(super) fn wrapped(&mut self, first: &str, rest: &str, text: &str) {
         wrapped(&mut self.text, self.width, first, rest, text);
     }
 

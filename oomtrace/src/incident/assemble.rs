@@ -437,14 +437,20 @@ impl Assembler {
     }
 
     /// Whose the candidates are that are in other cgroups than these.
+    ///
+    /// This stands between a kill and its record. A cgroup is looked for by two of its processes at
+    /// most: one may have gone, but where both are not where the kernel saw them, all of them are
+    /// likely dying.
     fn place_others(&mut self, ranking: &mut Ranking, placed: [&Option<Cgroup>; 2]) {
-        let mut placed: Vec<String> = placed
+        // Cgroups that need not be looked for any more, and those that were looked for in vain.
+        let mut done: Vec<String> = placed
             .into_iter()
             .filter_map(|cgroup| cgroup.as_ref()?.id.clone())
             .collect();
+        let mut missed = Vec::new();
         for at in 0..ranking.items.len() {
             let Candidate { pid, cgroup_id, .. } = &ranking.items[at];
-            let Some(id) = cgroup_id.clone().filter(|id| !placed.contains(id)) else {
+            let Some(id) = cgroup_id.clone().filter(|id| !done.contains(id)) else {
                 continue;
             };
             let path = id.parse().ok().and_then(|number| {
@@ -454,7 +460,11 @@ impl Assembler {
             if let Some(path) = path {
                 let Whose { container, pod } = self.look_up(&path, false).whose;
                 ranking.place(&id, container.as_ref(), pod.as_ref());
-                placed.push(id);
+                done.push(id);
+            } else if missed.contains(&id) {
+                done.push(id);
+            } else {
+                missed.push(id);
             }
         }
     }

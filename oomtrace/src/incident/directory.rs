@@ -1,6 +1,6 @@
 //! Whose cgroup it is: as its path tells, and as somebody may know who is asked.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use tokio::time::Instant;
 
@@ -95,7 +95,7 @@ pub struct Question {
 #[derive(Clone, Debug)]
 pub struct Answered {
     /// What was asked.
-    pub question: Question,
+    pub question: Arc<Question>,
     /// The victim's container and pod, and the trigger's.
     pub whose: [Whose; 2],
     /// Where the facts came from.

@@ -727,3 +727,67 @@ fn no_outcome_without_its_hook() {
     assert!(joiner.next(u64::MAX).is_none());
     assert_eq!(joiner.deadline_ns(), None);
 }
+
+/// Finds a cgroup by those of its processes that are there, and keeps how often it was asked.
+#[derive(Debug)]
+struct Asked {
+    there: Vec<u32>,
+    asked: Rc<std::cell::Cell<usize>>,
+}
+
+impl Cgroups for Asked {
+    fn path(&mut self, pid: u32, _: u64) -> Option<&[u8]> {
+        self.asked.set(self.asked.get() + 1);
+        let path = b"/kubepods/pod0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0";
+        self.there.contains(&pid).then_some(path)
+    }
+}
+
+/// Of a cgroup that is dying, with however many candidates, two are looked for; one that is found by
+/// its second process is found, and not looked for again.
+#[test]
+fn candidates_that_have_gone() {
+    let candidate = |pid: u32, cgroup: u64| ScoredTask {
+        pid,
+        comm: b"x".to_vec(),
+        points: 100 - i64::from(pid),
+        oom_score_adj: 0,
+        memory: None,
+        cgroup_id: Some(cgroup),
+    };
+    let items = (10..50).map(|pid| candidate(pid, 5));
+    let items = items.chain((50..64).map(|pid| candidate(pid, 6)));
+    let mut joiner = Joiner::new(NONE);
+    joiner.record(
+        Record::Candidates {
+            decision_ns: 900,
+            total: 54,
+            spared: 0,
+            items: items.collect(),
+        },
+        0,
+    );
+    joiner.record(decision(900, 10), 0);
+    let mut victim = victim(10);
+    victim.decision_ns = Some(900);
+    joiner.record(Record::Victim(Box::new(victim)), 0);
+    let kill = next_kill(&mut joiner, 0).unwrap();
+    let asked = Rc::default();
+    let mut assembler = Assembler {
+        max_candidates: usize::MAX,
+        cgroups: Some(Box::new(Asked {
+            there: (51..64).collect(),
+            asked: Rc::clone(&asked),
+        })),
+        ..assembler()
+    };
+    let Event::OomKill(event) = assembler.kill(&kill, Clock::now(), (1 << 30, 0)) else {
+        panic!("it is no kill");
+    };
+    assert_eq!(asked.get(), 4);
+    let candidates = event.candidates.unwrap();
+    assert_eq!(candidates.items.len(), 54);
+    for item in &candidates.items {
+        assert_eq!(item.pod_uid.is_some(), item.pid >= 50, "{item:?}");
+    }
+}

@@ -52,6 +52,7 @@ struct Fields {
     msg: Option<Field>,
     #[serde(alias = "ts", alias = "timestamp", alias = "@timestamp")]
     time: Option<Field>,
+    schema: Option<Field>,
 }
 
 /// A value as bytes: the journal writes those that are not UTF-8 as a list of numbers.
@@ -119,9 +120,14 @@ impl<'de> Deserialize<'de> for Item {
     }
 }
 
-/// Reads a line that is a JSON object; `None` if it is none, or has no message.
+/// Reads a line that is a JSON object; `None` if it is none, or has no message. That of an eviction in
+/// an event log is the kubelet's.
 pub(super) fn json(line: &[u8]) -> Option<Record> {
     let fields: Fields = serde_json::from_slice(line).ok()?;
+    let own = |schema: &Field| schema.0.starts_with(b"oomtrace.");
+    if fields.schema.as_ref().is_some_and(own) {
+        return None;
+    }
     fields.into_record()
 }
 

@@ -15,7 +15,7 @@ use crate::{
 pub(super) async fn answer(
     pods: Arc<Pods>,
     quick: Arc<Quick>,
-    mut questions: mpsc::Receiver<Question>,
+    mut questions: mpsc::Receiver<Arc<Question>>,
     answers: mpsc::Sender<News>,
 ) {
     // Each waits by itself: one that is never answered must not hold up the next. There are as many
@@ -26,7 +26,7 @@ pub(super) async fn answer(
         let (pods, quick) = (Arc::clone(&pods), Arc::clone(&quick));
         tokio::spawn(async move {
             let _ = timeout_at(question.deadline, learn(&pods, &quick, &question)).await;
-            permit.send(News::Answered(Box::new(answered(&pods, question))));
+            permit.send(answered(&pods, question));
         });
     }
 }
@@ -55,7 +55,8 @@ async fn learn(pods: &Pods, quick: &Quick, question: &Question) {
     }
 }
 
-fn answered(pods: &Pods, question: Question) -> Answered {
+/// What is known by now.
+pub(super) fn answered(pods: &Pods, question: Arc<Question>) -> News {
     let known = question.paths.each_ref().map(|path| {
         let (path, cut) = path.as_ref()?;
         Some(pods.look_up(path, *cut))
@@ -63,9 +64,9 @@ fn answered(pods: &Pods, question: Question) -> Answered {
     let [victim, trigger] = known
         .each_ref()
         .map(|known| known.as_ref()?.enrichment.clone());
-    Answered {
+    News::Answered(Box::new(Answered {
         question,
         enrichment: Enrichment::of_both(victim, trigger),
         whose: known.map(|known| known.map_or_else(Whose::default, |known| known.whose)),
-    }
+    }))
 }

@@ -31,8 +31,8 @@ use cache::Cache;
 use facts::{ContainerFacts, PodFacts, Source};
 
 use crate::{
-    event::{self, Eviction, PodSource, PodSourceState, boottime_ns},
-    incident::{Directory, Known, News, Question},
+    event::{self, Eviction, NodeCondition, PodSource, PodSourceState, boottime_ns},
+    incident::{Directory, Evicted, Known, News, Question},
     process,
 };
 
@@ -103,7 +103,7 @@ impl Pods {
         drop(cache);
         self.changed.notify_waiters();
         if let Some(eviction) = eviction.filter(|_| news) {
-            let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut evicted = self.evicted();
             if evicted.len() < MOST_EVICTIONS {
                 evicted.push_back((key, eviction));
             }
@@ -113,18 +113,32 @@ impl Pods {
         new
     }
 
-    /// The next pod that was evicted.
-    async fn next_eviction(&self) -> (Box<str>, Eviction) {
-        loop {
-            let next = || {
-                let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
-                evicted.pop_front()
-            };
-            if let Some(next) = next() {
-                return next;
-            }
+    /// Pods that were evicted, and that nobody has been told of.
+    fn evicted(&self) -> MutexGuard<'_, VecDeque<(Box<str>, Eviction)>> {
+        self.evicted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until a pod was evicted that nobody has been told of.
+    async fn any_evicted(&self) {
+        while self.evicted().is_empty() {
             self.new_eviction.notified().await;
         }
+    }
+
+    /// The first of them; with the node's conditions, where they are known.
+    fn first_evicted(
+        &self,
+        waiting: &mut VecDeque<(Box<str>, Eviction)>,
+        node_conditions: Option<Vec<NodeCondition>>,
+    ) -> Option<News> {
+        let (key, eviction) = waiting.pop_front()?;
+        let (pod, enrichment) = self.cache().pod_of(&key, boottime_ns());
+        Some(News::Evicted(Box::new(Evicted {
+            pod,
+            eviction,
+            node_conditions,
+            enrichment: Some(enrichment),
+        })))
     }
 
     /// A source has been found.
@@ -196,8 +210,10 @@ impl Directory for Pods {
 pub struct Kubernetes {
     /// What they have found out.
     pub pods: Arc<Pods>,
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<Arc<Question>>,
     answers: mpsc::Receiver<News>,
+    /// What was asked and is not answered.
+    open: Vec<Arc<Question>>,
 }
 
 impl Kubernetes {
@@ -232,6 +248,7 @@ impl Kubernetes {
             pods,
             questions,
             answers,
+            open: Vec::new(),
         }))
     }
 
@@ -246,15 +263,47 @@ impl Kubernetes {
 
     /// Asks about a kill; never waits. What is learnt comes from [`next`](Self::next). Returns
     /// whether it will be.
-    pub fn ask(&self, question: Question) -> bool {
-        self.questions.try_send(question).is_ok()
+    pub fn ask(&mut self, question: Question) -> bool {
+        let question = Arc::new(question);
+        let asked = self.questions.try_send(Arc::clone(&question)).is_ok();
+        self.open.extend(asked.then_some(question));
+        asked
     }
 
     /// What the sources tell next; pends for ever when the sources have ended.
     pub async fn next(&mut self) -> News {
         match self.answers.recv().await {
-            Some(news) => news,
+            Some(news) => self.received(news),
             None => std::future::pending().await,
         }
+    }
+
+    /// Whether there is more to come of what has already happened.
+    pub fn awaits_more(&self) -> bool {
+        !self.open.is_empty() || !self.pods.evicted().is_empty()
+    }
+
+    /// What has happened and was not told, with what is known of it by now.
+    pub fn rest(&mut self) -> Vec<News> {
+        let mut rest = Vec::new();
+        let mut waiting = self.pods.evicted();
+        while let Some(news) = self.pods.first_evicted(&mut waiting, None) {
+            rest.push(news);
+        }
+        drop(waiting);
+        while let Ok(news) = self.answers.try_recv() {
+            rest.push(self.received(news));
+        }
+        let open = self.open.drain(..);
+        rest.extend(open.map(|question| ask::answered(&self.pods, question)));
+        rest
+    }
+
+    fn received(&mut self, news: News) -> News {
+        if let News::Answered(answered) = &news {
+            self.open
+                .retain(|question| !Arc::ptr_eq(question, &answered.question));
+        }
+        news
     }
 }

@@ -77,6 +77,15 @@ impl Timeline {
         })
     }
 
+    /// What is counted.
+    pub(super) fn what(&self) -> &'static str {
+        if self.classes().all(Class::is_of_kernel) {
+            "kill"
+        } else {
+            "event"
+        }
+    }
+
     /// The most kills in a bucket.
     pub(super) fn most(&self) -> u64 {
         let sums = self.buckets.iter().map(|bucket| bucket.iter().sum());
@@ -115,7 +124,8 @@ impl Timeline {
         let most = self.most().max(1);
         let wide = self.buckets.len() as u64 * 10;
         let mut svg = format!(
-            r#"<svg class="timeline" viewBox="0 0 {wide} 100" preserveAspectRatio="none" role="img" aria-label="kills over time">"#
+            r#"<svg class="timeline" viewBox="0 0 {wide} 100" preserveAspectRatio="none" role="img" aria-label="{}s over time">"#,
+            self.what()
         );
         let place = |ns: u64| {
             let since = (ns / 1_000_000_000).saturating_sub(self.first);
@@ -138,8 +148,8 @@ impl Timeline {
                 continue;
             }
             let when = super::words::second(self.begin_ns(at));
-            let kills = super::words::count(total, "kill");
-            let _ = write!(svg, "<g><title>{when}: {kills}</title>");
+            let what = super::words::count(total, self.what());
+            let _ = write!(svg, "<g><title>{when}: {what}</title>");
             let mut sum = 0;
             for (class, kills) in bucket.iter().enumerate().filter(|(_, kills)| **kills > 0) {
                 let below = sum * 1000 / most;

@@ -44,7 +44,8 @@ struct Lost {
 impl Coverage {
     pub(super) fn record(&mut self, event: &Event) {
         let head = event.head();
-        if head.source.kind != SourceKind::Ebpf {
+        // Of a kernel log there is no run; what others killed has its place among a run's records.
+        if head.source.kind == SourceKind::KernelLog {
             return;
         }
         let run = match self.runs.get_mut(&head.run_id) {

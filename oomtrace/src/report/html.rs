@@ -5,7 +5,7 @@
 use std::fmt::{self, Display, Write};
 
 use super::{
-    Class, Offender, Report, Table, Tally,
+    Class, OTHERS, Offender, Report, Table, Tally,
     chart::{Timeline, bar},
     ranked,
     words::{self, count, grouped},
@@ -65,6 +65,7 @@ pub fn html(report: &Report, made: &str) -> String {
     missing(report, &mut page);
     timeline(report, &mut page);
     offenders(report, &mut page);
+    by_others(report, &mut page);
     groups(report, &mut page);
     decisions(report, &mut page);
     let _ = write!(
@@ -87,21 +88,21 @@ fn heading(report: &Report, page: &mut String) {
         .slowest_exit_ns
         .map(|ns| format!("{:.1} ms", ns as f64 / 1e6));
     let nodes = report.nodes.keys().flatten().count() as u64;
+    let some = |number: u64| (number > 0).then(|| grouped(number));
     page.push_str("<dl class=\"tiles\">");
     for (label, value) in [
         ("processes killed", Some(grouped(report.kills))),
         ("decisions", Some(grouped(report.decisions.len() as u64))),
         ("workloads", Some(grouped(report.offenders.len() as u64))),
-        ("nodes", (nodes > 0).then(|| grouped(nodes))),
+        ("evicted pods", some(report.count_of(Class::Evicted))),
+        (
+            "killed by systemd-oomd",
+            some(report.count_of(Class::Userspace)),
+        ),
+        ("nodes", some(nodes)),
         ("slowest exit", exit),
-        (
-            "not kills (marks)",
-            (report.marks > 0).then(|| grouped(report.marks)),
-        ),
-        (
-            "shared a victim's memory",
-            (report.sharers > 0).then(|| grouped(report.sharers)),
-        ),
+        ("not kills (marks)", some(report.marks)),
+        ("shared a victim's memory", some(report.sharers)),
     ] {
         if let Some(value) = value {
             let _ = write!(page, "<div><dd>{value}</dd><dt>{label}</dt></div>");
@@ -197,9 +198,14 @@ fn timeline(report: &Report, page: &mut String) {
     let step = i64::try_from(line.step_s()).unwrap_or(i64::MAX);
     let _ = write!(
         page,
-        "<section><h2>When</h2><p class=\"hint\">Kills in {} each; the highest bar is {}.</p><figure>{}<div class=\"axis\">",
+        "<section><h2>When</h2><p class=\"hint\">{} in {} each; the highest bar is {}.</p><figure>{}<div class=\"axis\">",
+        if line.what() == "kill" {
+            "Kills"
+        } else {
+            "Kills and evictions"
+        },
         words::duration(step),
-        count(line.most(), "kill"),
+        count(line.most(), line.what()),
         line.svg(&report.coverage.unwatched())
     );
     let when = if line.step_s() < 60 {
@@ -252,6 +258,39 @@ fn offenders(report: &Report, page: &mut String) {
                 often => format!("{} times", grouped(often)),
             }
         );
+    }
+    page.push_str("</section>\n");
+}
+
+/// What the kernel had no part in.
+fn by_others(report: &Report, page: &mut String) {
+    let list = report.others();
+    if list.is_empty() {
+        return;
+    }
+    let _ = write!(
+        page,
+        "<section><h2>{OTHERS}</h2><p class=\"hint\">The kernel had no part in it.</p><div class=\"scroll\">\
+         <table class=\"cards\"><thead><tr><th>workload</th><th>how</th><th class=\"n\">times</th>\
+         <th class=\"n\">last</th><th>the most above its request</th></tr></thead><tbody>"
+    );
+    for other in list.iter().take(OFFENDERS) {
+        let last = other.last_ns.map_or_else(|| "?".to_owned(), words::second);
+        let _ = write!(
+            page,
+            "<tr><th scope=\"row\"><span class=\"name\">{}</span></th><td data-label=\"how\">{}</td>\
+             <td class=\"n\" data-label=\"times\">{}</td><td class=\"n\" data-label=\"last\">{last}</td>\
+             <td data-label=\"above\">{}</td></tr>",
+            Escaped(&other.name),
+            Escaped(&other.how),
+            grouped(other.times),
+            Escaped(other.over().unwrap_or_else(|| "–".to_owned())),
+        );
+    }
+    page.push_str("</tbody></table></div>");
+    if list.len() > OFFENDERS {
+        let rest = count((list.len() - OFFENDERS) as u64, "more workload");
+        let _ = write!(page, "<p class=\"hint\">And {rest}.</p>");
     }
     page.push_str("</section>\n");
 }
@@ -311,7 +350,7 @@ fn offender_row(offender: &Offender, page: &mut String) {
 }
 
 fn groups(report: &Report, page: &mut String) {
-    if report.kills + report.sharers == 0 {
+    if report.kills + report.sharers == 0 && report.others.is_empty() {
         return;
     }
     page.push_str("<section><h2>Where</h2><div class=\"grid\">");
@@ -324,28 +363,39 @@ fn groups(report: &Report, page: &mut String) {
     ] {
         group(title, &ranked(table), page);
     }
-    let workloads: Table = report
+    let mut workloads: Table = report
         .offenders
         .iter()
         .map(|(name, it)| (Some(name.clone()), it.tally))
         .collect();
+    for other in report.others.values() {
+        let tally = workloads.entry(Some(other.name.clone())).or_default();
+        tally.others += other.times;
+    }
     group("By workload", &ranked(&workloads), page);
     page.push_str("</div></section>\n");
 }
 
 fn group(title: &str, rows: &[(&str, Tally)], page: &mut String) {
-    let most = rows.first().map_or(0, |(_, tally)| tally.kills);
+    if rows.is_empty() {
+        return;
+    }
+    let all = |tally: &Tally| tally.kills + tally.others;
+    let most = rows.iter().map(|(_, tally)| all(tally)).max().unwrap_or(0);
     let _ = write!(page, "<div class=\"card\"><h3>{title}</h3><table>");
     let mut row = |name: &str, tally: Tally, whole: u64| {
-        let label = count(tally.kills, "kill");
+        let mut label = count(tally.kills, "kill");
+        if tally.others > 0 {
+            let _ = write!(label, ", {} by others", grouped(tally.others));
+        }
         let _ = write!(
             page,
             "<tr><th scope=\"row\">{}{}</th><td class=\"n\" title=\"{} in {}\">{}</td></tr>",
             Escaped(name),
-            bar(&[("all", tally.kills)], whole, &label),
+            bar(&[("all", tally.kills), ("k4", tally.others)], whole, &label),
             label,
             count(tally.decisions, "decision"),
-            grouped(tally.kills),
+            grouped(all(&tally)),
         );
     };
     for (name, tally) in rows.iter().take(ROWS) {
@@ -357,7 +407,7 @@ fn group(title: &str, rows: &[(&str, Tally)], page: &mut String) {
         row(
             &format!("{} more", grouped(rest.len() as u64)),
             sum,
-            most.max(sum.kills),
+            most.max(all(&sum)),
         );
     }
     page.push_str("</table></div>");

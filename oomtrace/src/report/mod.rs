@@ -7,6 +7,7 @@ mod chart;
 mod coverage;
 mod html;
 mod offender;
+mod others;
 mod plain;
 mod words;
 
@@ -18,11 +19,14 @@ use std::{
 pub use coverage::Coverage;
 pub use html::html;
 pub use offender::{Advice, Offender};
+pub use others::Other;
 pub use plain::{Markup, plain};
 pub use words::count;
 
 use crate::{
-    event::{Event, Head, LateEnrichment, Node, OomKill, OomOutcome, Role, Scope, VictimState},
+    event::{
+        Event, Head, LateEnrichment, Node, OomKill, OomOutcome, Pod, Role, Scope, VictimState,
+    },
     format::{Decision, csv::name},
 };
 
@@ -42,7 +46,7 @@ pub struct Report {
     keys: HashMap<String, u64>,
     /// Kills of which more is to be known, and what they count.
     waiting: VecDeque<(OomKill, Tally)>,
-    /// When kills happened, and which.
+    /// When it happened, and what.
     times: Vec<(u64, Class)>,
     without_time: u64,
     kills: u64,
@@ -59,9 +63,13 @@ pub struct Report {
     scopes: Table,
     verdicts: Table,
     offenders: HashMap<String, Offender>,
+    /// What the kernel had no part in.
+    others: HashMap<(String, String), Other>,
     coverage: Coverage,
 }
 
+/// What the part about those is called that the kernel did not kill.
+const OTHERS: &str = "Evicted by the kubelet, or killed by systemd-oomd";
 /// Kills that wait for more.
 const MOST_WAITING: usize = 1000;
 
@@ -72,22 +80,38 @@ pub struct Tally {
     pub decisions: u64,
     /// Processes that died.
     pub kills: u64,
+    /// Pods that the kubelet evicted, and cgroups that a program killed.
+    pub others: u64,
 }
 
 /// Tallies by name; `None` is what is not known.
 type Table = HashMap<Option<String>, Tally>;
 
-/// What ran out, roughly.
+/// What ran out, roughly; or who else killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
     Limit,
     Kubepods,
     Node,
     Unknown,
+    Evicted,
+    Userspace,
 }
 
 impl Class {
-    const ALL: [Self; 4] = [Self::Limit, Self::Kubepods, Self::Node, Self::Unknown];
+    const ALL: [Self; 6] = [
+        Self::Limit,
+        Self::Kubepods,
+        Self::Node,
+        Self::Unknown,
+        Self::Evicted,
+        Self::Userspace,
+    ];
+
+    /// Whether it was the kernel.
+    const fn is_of_kernel(self) -> bool {
+        !matches!(self, Self::Evicted | Self::Userspace)
+    }
 
     const fn of(scope: Option<Scope>) -> Self {
         match scope {
@@ -98,13 +122,15 @@ impl Class {
         }
     }
 
-    /// How victims died, behind a number of them.
+    /// How they died, behind a number of them.
     const fn how(self) -> &'static str {
         match self {
             Self::Limit => "died at a limit of a container, pod or cgroup",
             Self::Kubepods => "died when pods together reached what the node gives them",
             Self::Node => "died when the node ran out of memory",
             Self::Unknown => "died for an unknown reason",
+            Self::Evicted => "evicted by the kubelet",
+            Self::Userspace => "killed by systemd-oomd",
         }
     }
 
@@ -114,6 +140,8 @@ impl Class {
             Self::Kubepods => "what all pods may use together",
             Self::Node => "the node's memory",
             Self::Unknown => "unknown",
+            Self::Evicted => "evicted by the kubelet",
+            Self::Userspace => "killed by systemd-oomd",
         }
     }
 }
@@ -146,6 +174,7 @@ impl Report {
             scopes: Table::new(),
             verdicts: Table::new(),
             offenders: HashMap::new(),
+            others: HashMap::new(),
             coverage: Coverage::default(),
         }
     }
@@ -179,8 +208,15 @@ impl Report {
             }
             Event::OomOutcome(outcome) => self.outcome(*outcome),
             Event::Enrichment(late) => self.enrich(*late),
-            Event::PodEviction(_) | Event::UserspaceKill(_) | Event::Loss(_) | Event::Status(_) => {
+            Event::PodEviction(eviction) => {
+                let other = Other::of_eviction(&eviction);
+                self.other(Class::Evicted, &eviction.head, Some(&eviction.pod), other);
             }
+            Event::UserspaceKill(kill) => {
+                let other = Other::of_userspace_kill(&kill);
+                self.other(Class::Userspace, &kill.head, kill.whose.pod.as_ref(), other);
+            }
+            Event::Loss(_) | Event::Status(_) => {}
         }
     }
 
@@ -220,6 +256,7 @@ impl Report {
         let tally = Tally {
             decisions: first.into(),
             kills: (!sharer).into(),
+            others: 0,
         };
         let new = first && !self.marked.contains(&id);
         if enrichment.as_ref().is_some_and(|it| !it.complete) {
@@ -254,24 +291,9 @@ impl Report {
             Some(_) => {}
             None => self.without_time += 1,
         }
-        let pod = victim.pod.as_ref();
         let code = verdict.as_ref().and_then(|verdict| verdict.code);
+        self.place(head, victim.pod.as_ref(), tally);
         for (table, name) in [
-            (&mut self.nodes, node_name(&head.node)),
-            (
-                &mut self.namespaces,
-                match pod {
-                    Some(pod) => pod.namespace.clone(),
-                    None => Some("(in no pod)".to_owned()),
-                },
-            ),
-            (
-                &mut self.classes,
-                match pod {
-                    Some(pod) => pod.qos_class.map(|class| class.name().to_owned()),
-                    None => Some("(in no pod)".to_owned()),
-                },
-            ),
             (&mut self.scopes, oom.scope.and_then(|scope| name(&scope))),
             (&mut self.verdicts, code.and_then(|code| name(&code))),
         ] {
@@ -281,6 +303,47 @@ impl Report {
             .entry(offender::key(victim))
             .or_insert_with(|| Offender::new(victim))
             .add(kill, tally);
+    }
+
+    /// Counts where it was.
+    fn place(&mut self, head: &Head, pod: Option<&Pod>, tally: Tally) {
+        let (namespace, class) = match pod {
+            Some(pod) => (
+                pod.namespace.clone(),
+                pod.qos_class.map(|class| class.name().to_owned()),
+            ),
+            None => (
+                Some("(in no pod)".to_owned()),
+                Some("(in no pod)".to_owned()),
+            ),
+        };
+        for (table, name) in [
+            (&mut self.nodes, node_name(&head.node)),
+            (&mut self.namespaces, namespace),
+            (&mut self.classes, class),
+        ] {
+            table.entry(name).or_default().add(tally);
+        }
+    }
+
+    /// Counts what the kernel had no part in.
+    fn other(&mut self, class: Class, head: &Head, pod: Option<&Pod>, other: Other) {
+        match head.unix_ns() {
+            Some(time) => self.times.push((time, class)),
+            None => self.without_time += 1,
+        }
+        let tally = Tally {
+            others: 1,
+            ..Tally::default()
+        };
+        self.place(head, pod, tally);
+        let key = (other.name.clone(), other.how.clone());
+        match self.others.get_mut(&key) {
+            Some(known) => known.add(other),
+            None => {
+                self.others.insert(key, other);
+            }
+        }
     }
 
     fn outcome(&mut self, outcome: OomOutcome) {
@@ -335,7 +398,24 @@ impl Report {
         list
     }
 
-    /// From the first kill to the last.
+    /// What the kernel had no part in, most often first.
+    fn others(&self) -> Vec<&Other> {
+        let mut list: Vec<_> = self.others.values().collect();
+        list.sort_by(|a, b| {
+            let name = |it: &Other| (it.name.clone(), it.how.clone());
+            (b.times.cmp(&a.times)).then_with(|| name(a).cmp(&name(b)))
+        });
+        list
+    }
+
+    /// How often there was what the kernel had no part in.
+    fn count_of(&self, class: Class) -> u64 {
+        let of = |other: &&Other| other.class == class;
+        let others = self.others.values().filter(of);
+        others.map(|other| other.times).sum()
+    }
+
+    /// From the first kill to the last, by whomever.
     fn span(&self) -> Option<(u64, u64)> {
         let times = || self.times.iter().map(|(time, _)| *time);
         Some((times().min()?, times().max()?))
@@ -346,6 +426,7 @@ impl Tally {
     const fn add(&mut self, more: Self) {
         self.decisions += more.decisions;
         self.kills += more.kills;
+        self.others += more.others;
     }
 }
 
@@ -355,7 +436,10 @@ fn ranked(table: &Table) -> Vec<(&str, Tally)> {
         .iter()
         .map(|(name, tally)| (name.as_deref().unwrap_or("(unknown)"), *tally))
         .collect();
-    rows.sort_by(|a, b| b.1.kills.cmp(&a.1.kills).then_with(|| a.0.cmp(b.0)));
+    rows.sort_by(|a, b| {
+        let often = |tally: &Tally| (tally.kills, tally.others);
+        (often(&b.1).cmp(&often(&a.1))).then_with(|| a.0.cmp(b.0))
+    });
     rows
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use super::{Tally, words::count};
 use crate::{
     cgroup::QosClass,
-    event::{OomKill, Role, Scope, VerdictCode, VerdictFlag, Victim},
+    event::{Container, OomKill, Pod, Role, Scope, VerdictCode, VerdictFlag, Victim},
     explain::{amount, brief},
 };
 
@@ -73,8 +73,22 @@ pub(super) fn key(victim: &Victim) -> String {
 }
 
 fn name(victim: &Victim) -> String {
-    let container = victim.container.as_ref();
-    if let Some(pod) = &victim.pod {
+    workload(
+        victim.pod.as_ref(),
+        victim.container.as_ref(),
+        victim.cgroup.as_ref().and_then(|it| it.path.as_ref()),
+        victim.comm.as_ref(),
+    )
+}
+
+/// What a workload is called: the first of these that is known.
+pub(super) fn workload(
+    pod: Option<&Pod>,
+    container: Option<&Container>,
+    path: Option<&String>,
+    comm: Option<&String>,
+) -> String {
+    if let Some(pod) = pod {
         let namespace = pod.namespace.as_deref().unwrap_or("(unknown namespace)");
         let of = match (&pod.owner, &pod.name) {
             (Some(owner), _) => format!("{namespace}/{} {}", owner.kind, owner.name),
@@ -91,13 +105,9 @@ fn name(victim: &Victim) -> String {
         let id: String = container.id.chars().take(12).collect();
         return format!("{runtime} {id}");
     }
-    let path = victim.cgroup.as_ref().and_then(|it| it.path.as_deref());
     match path.filter(|path| *path != "/") {
         Some(path) => brief(path, 80),
-        None => victim
-            .comm
-            .clone()
-            .unwrap_or_else(|| "(unknown)".to_owned()),
+        None => comm.cloned().unwrap_or_else(|| "(unknown)".to_owned()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{
-    Offender, Report, Table, Tally,
+    OTHERS, Offender, Other, Report, Table, Tally,
     chart::Timeline,
     html::plain_notes,
     ranked,
@@ -52,6 +52,7 @@ pub fn plain(report: &Report, markup: Markup, made: &str) -> String {
         out.timeline(&line);
     }
     out.offenders(&report.offenders());
+    out.others(&report.others());
     for (title, table) in [
         ("verdict", &report.verdicts),
         ("scope", &report.scopes),
@@ -193,7 +194,12 @@ impl Writer {
             );
         }
         let step = i64::try_from(line.step_s()).unwrap_or(i64::MAX);
-        self.prose(&format!("Kills in {} from", words::duration(step)));
+        let what = if line.what() == "kill" {
+            "Kills"
+        } else {
+            "Kills and evictions"
+        };
+        self.prose(&format!("{what} in {} from", words::duration(step)));
         self.verbatim(&text);
         if self.markup == Markup::Text {
             self.text.push('\n');
@@ -246,18 +252,48 @@ impl Writer {
         }
     }
 
+    /// What the kernel had no part in.
+    fn others(&mut self, list: &[&Other]) {
+        if list.is_empty() {
+            return;
+        }
+        self.title(2, OTHERS);
+        let rows: Vec<Vec<String>> = list
+            .iter()
+            .take(ROWS)
+            .map(|it| {
+                vec![
+                    self.name(&it.name),
+                    self.escaped(&it.how),
+                    grouped(it.times),
+                    it.last_ns.map_or_else(|| "?".to_owned(), words::second),
+                    self.escaped(&it.over().unwrap_or_else(|| "-".to_owned())),
+                ]
+            })
+            .collect();
+        self.table(
+            &["workload", "how", "times", "last", "most above its request"],
+            &rows,
+        );
+        if list.len() > ROWS {
+            let rest = (list.len() - ROWS) as u64;
+            self.prose(&format!("And {}.", count(rest, "more workload")));
+        }
+    }
+
     fn group(&mut self, title: &str, table: &Table) {
         let all = ranked(table);
+        // Only where there are any.
+        let others = all.iter().any(|(_, tally)| tally.others > 0);
+        let numbers = |tally: &Tally| {
+            let others = others.then(|| grouped(tally.others));
+            let numbers = [grouped(tally.decisions), grouped(tally.kills)];
+            numbers.into_iter().chain(others).collect::<Vec<_>>()
+        };
         let mut rows: Vec<Vec<String>> = all
             .iter()
             .take(ROWS)
-            .map(|(name, tally)| {
-                vec![
-                    self.name(name),
-                    grouped(tally.decisions),
-                    grouped(tally.kills),
-                ]
-            })
+            .map(|(name, tally)| [vec![self.name(name)], numbers(tally)].concat())
             .collect();
         if rows.is_empty() {
             return;
@@ -265,14 +301,11 @@ impl Writer {
         if let Some(rest) = all.get(ROWS..).filter(|rest| !rest.is_empty()) {
             let mut sum = Tally::default();
             rest.iter().for_each(|(_, tally)| sum.add(*tally));
-            rows.push(vec![
-                format!("{} more", rest.len()),
-                grouped(sum.decisions),
-                grouped(sum.kills),
-            ]);
+            rows.push([vec![format!("{} more", rest.len())], numbers(&sum)].concat());
         }
         self.title(2, &format!("By {title}"));
-        self.table(&[title, "decisions", "killed"], &rows);
+        let header = [title, "decisions", "killed", "by others"];
+        self.table(&header[..if others { 4 } else { 3 }], &rows);
     }
 }
 

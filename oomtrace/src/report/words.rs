@@ -92,10 +92,15 @@ pub(super) fn headline(report: &Report) -> Vec<String> {
         sentences.push(format!(
             "{processes} {was} killed, in {took} of the OOM killer."
         ));
-        if !report.times.is_empty() {
-            sentences.push(what_ran_out(report));
-        }
+        sentences.extend(what_ran_out(report));
         sentences.extend(who(report));
+    }
+    for (class, what) in [(Class::Evicted, "pod"), (Class::Userspace, "cgroup")] {
+        let often = report.count_of(class);
+        if often > 0 {
+            let was = if often == 1 { "was" } else { "were" };
+            sentences.push(format!("{} {was} {}.", count(often, what), class.how()));
+        }
     }
     if report.marks > 0 {
         sentences.push(format!(
@@ -115,25 +120,28 @@ pub(super) fn headline(report: &Report) -> Vec<String> {
     sentences
 }
 
-fn what_ran_out(report: &Report) -> String {
+fn what_ran_out(report: &Report) -> Option<String> {
     let mut counts: Vec<_> = Class::ALL
         .iter()
         .map(|class| {
             let of = |it: &&(u64, Class)| it.1 == *class;
             (report.times.iter().filter(of).count() as u64, class)
         })
-        .filter(|(kills, _)| *kills > 0)
+        .filter(|(kills, class)| *kills > 0 && class.is_of_kernel())
         .collect();
     counts.sort_by_key(|(kills, _)| std::cmp::Reverse(*kills));
+    if counts.is_empty() {
+        return None;
+    }
     if let [(kills, class)] = counts[..] {
         let all = if kills == 1 { "It" } else { "All of them" };
-        return format!("{all} {}.", class.how());
+        return Some(format!("{all} {}.", class.how()));
     }
     let parts: Vec<_> = counts
         .iter()
         .map(|(kills, class)| format!("{} {}", grouped(*kills), class.how()))
         .collect();
-    format!("{}.", parts.join(", "))
+    Some(format!("{}.", parts.join(", ")))
 }
 
 fn who(report: &Report) -> Option<String> {

@@ -108,3 +108,9 @@ pub fn recorded_kills() -> Vec<(String, OomKill)> {
         })
         .collect()
 }
+
+/// What was recorded of others that kill: two evictions, told by a real API server, and two kills of a
+/// cgroup, told on a system bus as systemd-oomd tells them.
+pub fn others() -> String {
+    unpacked(&root().with_file_name("recorded-others.jsonl.gz"))
+}

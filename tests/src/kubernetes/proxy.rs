@@ -29,6 +29,8 @@ pub enum Fault {
     /// Nothing.
     #[default]
     None,
+    /// Requests that begin so are never answered.
+    Holds(&'static str),
     /// No TLS is spoken.
     Plain,
     /// Requests get these bytes, and the connection ends as it should.
@@ -63,7 +65,7 @@ pub const ENDLESS: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r
 /// A proxy, or a server with one answer.
 pub struct Proxy {
     /// Where it listens.
-    pub port: u16,
+    pub address: String,
     faults: watch::Sender<Fault>,
     requests: watch::Receiver<Vec<String>>,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
@@ -107,7 +109,7 @@ impl Proxy {
             .with_no_client_auth();
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
-        let port = listener.local_addr()?.port();
+        let address = listener.local_addr()?.to_string();
         let (faults, seen) = watch::channel(Fault::None);
         let (requests, told) = watch::channel(Vec::new());
         let shared = Shared {
@@ -141,7 +143,7 @@ impl Proxy {
             });
         });
         Ok(Self {
-            port,
+            address,
             faults,
             requests: told,
             stop: Some(stop),
@@ -188,7 +190,10 @@ impl Shared {
         let head = request(&mut stream).await?;
         self.requests.send_modify(|all| all.push(summary(&head)));
         match (fault, &self.upstream) {
-            (Fault::None, Some((connector, port))) => {
+            (Fault::Holds(start), _) if head.starts_with(start.as_bytes()) => {
+                Ok(self.faults.changed().await?)
+            }
+            (Fault::None | Fault::Holds(_), Some((connector, port))) => {
                 let upstream = TcpStream::connect(("127.0.0.1", *port)).await?;
                 let name = ServerName::try_from("localhost")?;
                 let mut upstream = connector.connect(name, upstream).await?;

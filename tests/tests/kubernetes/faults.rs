@@ -65,8 +65,7 @@ fn an_api_server_that_misbehaves() -> Result<()> {
     };
     let cluster = Cluster::start()?;
     let proxy = Proxy::start(cluster.folder(), Some(cluster.port))?;
-    let (kubeconfig, _) =
-        cluster.kubeconfig_at(&format!("127.0.0.1:{}", proxy.port), TOKEN, "ca")?;
+    let (kubeconfig, _) = cluster.kubeconfig_at(&proxy.address, TOKEN, "ca")?;
     let first = make(&cluster, NODE, "first")?;
     let foreign = make(&cluster, "another-node", "foreign")?;
     let kubeconfig = kubeconfig.to_str().context("a path")?;
@@ -172,8 +171,7 @@ fn a_list_that_is_cut_off() -> Result<()> {
     };
     let cluster = Cluster::start()?;
     let proxy = Proxy::start(cluster.folder(), Some(cluster.port))?;
-    let (kubeconfig, _) =
-        cluster.kubeconfig_at(&format!("127.0.0.1:{}", proxy.port), TOKEN, "ca")?;
+    let (kubeconfig, _) = cluster.kubeconfig_at(&proxy.address, TOKEN, "ca")?;
     let first = make(&cluster, NODE, "first")?;
     let item = json!({
         "metadata": {"name": "listed", "namespace": "default", "uid": STRANGER},

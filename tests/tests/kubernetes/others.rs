@@ -76,7 +76,7 @@ fn the_kubelets_list() -> Result<()> {
         std::fs::write(&file, text.to_string())?;
         Ok(file.to_str().context("a path")?.to_owned())
     };
-    let address = format!("https://127.0.0.1:{}", proxy.port);
+    let address = format!("https://{}", proxy.address);
     let start = |ca: &str| {
         let config = config(ca)?;
         with_api(&env, &config, &["--kubelet", &address])
@@ -216,6 +216,50 @@ fn evictions() -> Result<()> {
         "told of others, or twice"
     );
     Ok(())
+}
+
+/// An eviction that waits for the node's conditions is told without them when the tracer stops.
+#[test]
+fn an_eviction_at_the_end() -> Result<()> {
+    let Some((env, _lock)) = environment(&[cluster::missing()])? else {
+        return Ok(());
+    };
+    let cluster = Cluster::start()?;
+    let proxy = Proxy::start(cluster.folder(), Some(cluster.port))?;
+    proxy.fault(Fault::Holds("GET /api/v1/nodes/"));
+    let (kubeconfig, _) = cluster.kubeconfig_at(&proxy.address, TOKEN, "ca")?;
+    let kubeconfig = kubeconfig.to_str().context("a path")?;
+    let uid = make(&cluster, NODE, "now")?;
+    let args = [
+        "--kubeconfig",
+        kubeconfig,
+        "--node-name",
+        NODE,
+        "--heartbeat",
+        "1s",
+    ];
+    let mut tracer = Tracer::start(&env, &args)?;
+    api_is(&mut tracer, "live", "")?;
+    let status = json!({"status": {"phase": "Failed", "reason": "Evicted"}});
+    cluster.patch(&format!("{PODS}/now/status"), &status)?;
+    wait_until("its node is asked for", || {
+        let asked = |request: &String| request.starts_with("GET /api/v1/nodes/");
+        Ok(proxy.requests().iter().any(asked))
+    })?;
+    let ended = tracer.stop()?;
+    ended.farewell()?;
+    let evictions: Vec<&Value> = ended.of_kind("pod_eviction").collect();
+    let [eviction] = evictions[..] else {
+        anyhow::bail!("{} evictions", evictions.len());
+    };
+    expect(
+        eviction,
+        &[
+            ("/event_id", json!(format!("{uid}-eviction"))),
+            ("/pod/name", json!("now")),
+            ("/node_conditions", Value::Null),
+        ],
+    )
 }
 
 /// Pods are named where they rank and where they are found wanting, as in events.

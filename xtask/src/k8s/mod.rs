@@ -26,7 +26,7 @@ pub use self::node::Driver;
 const SUITE: &str = "bookworm";
 const VERSION: &str = "v1.20.2";
 
-const NEEDS: [Need; 11] = [
+const NEEDS: [Need; 12] = [
     Need {
         package: "curl",
         has: "curl",
@@ -42,6 +42,10 @@ const NEEDS: [Need; 11] = [
     Need {
         package: "etcd-server",
         has: "etcd",
+    },
+    Need {
+        package: "dbus-daemon",
+        has: "dbus-daemon",
     },
     Need {
         package: "busybox-static",

@@ -19,10 +19,7 @@ use super::{
     Options, Pods, ask,
     facts::{Source, is_name},
 };
-use crate::{
-    event::boottime_ns,
-    incident::{Evicted, Known, News, Question},
-};
+use crate::incident::{Known, News, Question};
 
 /// What is to be started.
 #[derive(Debug)]
@@ -99,7 +96,7 @@ impl Plan {
     pub async fn run(
         self,
         pods: Arc<Pods>,
-        questions: mpsc::Receiver<Question>,
+        questions: mpsc::Receiver<Arc<Question>>,
         answers: mpsc::Sender<News>,
     ) {
         let mut quick = Quick::default();
@@ -140,20 +137,18 @@ impl Plan {
 /// Tells of evictions for ever, with the node's conditions where they may be asked for.
 async fn evictions(pods: Arc<Pods>, api: Option<(Server, String)>, news: mpsc::Sender<News>) {
     loop {
-        let (key, eviction) = pods.next_eviction().await;
+        pods.any_evicted().await;
         let node_conditions = match &api {
             Some((server, node)) => api::node_conditions(server, node).await,
             None => None,
         };
-        let (pod, enrichment) = pods.cache().pod_of(&key, boottime_ns());
-        let evicted = Evicted {
-            pod,
-            eviction,
-            node_conditions,
-            enrichment: Some(enrichment),
-        };
-        if news.send(News::Evicted(Box::new(evicted))).await.is_err() {
+        let Ok(permit) = news.reserve().await else {
             return;
+        };
+        // Held until it is sent: a tracer that stops finds it either here or there.
+        let mut waiting = pods.evicted();
+        if let Some(evicted) = pods.first_evicted(&mut waiting, node_conditions) {
+            permit.send(evicted);
         }
     }
 }
