@@ -55,6 +55,8 @@ const MAX_PENDING: usize = 1024;
 const MAX_LINES: usize = 256;
 /// Victims whose exit has not been seen.
 const MAX_FOLLOWED: usize = 4096;
+/// Victims that have exited and may be the first of a group.
+const MAX_GONE: usize = 256;
 /// Decisions whose victims may still come.
 const MAX_DECISIONS: usize = 8;
 
@@ -217,6 +219,8 @@ pub struct Joiner {
     /// The victim that came last, whose memory others may share.
     last_victim: Option<Sharing>,
     followed: HashMap<u32, Followed>,
+    /// Victims that have exited: they may do so before the log tells who else is of their group.
+    gone: VecDeque<Followed>,
     /// When to look whether a victim is stuck, and its process id, in order.
     stuck_checks: VecDeque<(u64, u32)>,
     /// Outcomes whose kill has gone out.
@@ -245,6 +249,7 @@ impl Joiner {
             group: None,
             last_victim: None,
             followed: HashMap::new(),
+            gone: VecDeque::new(),
             stuck_checks: VecDeque::new(),
             outcomes: VecDeque::new(),
             unscored: false,
@@ -531,7 +536,7 @@ impl Joiner {
         let Some(pending) = self.pending.get_mut(at) else {
             return;
         };
-        pending.add_log(found, &mut self.followed);
+        pending.add_log(found, &mut self.followed, &mut self.gone);
         let (Some(decision), Some(report)) = (&pending.kill.decision, &pending.kill.report) else {
             return;
         };
@@ -673,6 +678,12 @@ impl Joiner {
             return;
         };
         let outcome = followed.outcome(pid, exit_ns, true);
+        if self.sources.log {
+            if self.gone.len() == MAX_GONE {
+                self.gone.pop_front();
+            }
+            self.gone.push_back(followed);
+        }
         let waiting = self
             .pending
             .iter_mut()
@@ -706,7 +717,12 @@ impl Followed {
 }
 
 impl Pending {
-    fn add_log(&mut self, found: LogKill, followed: &mut HashMap<u32, Followed>) {
+    fn add_log(
+        &mut self,
+        found: LogKill,
+        followed: &mut HashMap<u32, Followed>,
+        gone: &mut VecDeque<Followed>,
+    ) {
         let LogKill {
             line,
             report,
@@ -724,7 +740,7 @@ impl Pending {
         if kill.decision.is_none()
             && let Some(group) = group
         {
-            kill.join_group(&group, followed);
+            kill.join_group(&group, followed, gone);
         }
     }
 }
@@ -749,8 +765,18 @@ impl Kill {
 
     /// Joins the decision whose group the kernel log says is being killed, where everything else
     /// says so, too: the same task asked for memory, and the victim is in that cgroup.
-    fn join_group(&mut self, group: &LogGroup, followed: &mut HashMap<u32, Followed>) {
-        let first = followed.values_mut().find(|dying| dying.tid == group.first);
+    fn join_group(
+        &mut self,
+        group: &LogGroup,
+        followed: &mut HashMap<u32, Followed>,
+        gone: &mut VecDeque<Followed>,
+    ) {
+        // The one that went last, if an id was given away twice.
+        let gone = gone.iter_mut().rev();
+        let first = followed
+            .values_mut()
+            .chain(gone)
+            .find(|dying| dying.tid == group.first);
         let path = self
             .victim
             .task

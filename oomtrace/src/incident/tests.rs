@@ -611,6 +611,10 @@ fn a_group_by_the_log() {
     joiner.log(killed(42), 0);
     let chosen = assemble(&next_kill(&mut joiner, 0).unwrap());
     assert_eq!(chosen.victim.role, Some(event::Role::Chosen));
+    // It is gone before the others are killed.
+    let (time_ns, pid) = (0, 42);
+    joiner.record(Record::Exit { time_ns, pid }, 0);
+    assert!(joiner.next(0).is_some());
     joiner.log(group_kill("/a"), 0);
     joiner.log(killed(42), 0);
     joiner.log(killed(43), 0);

@@ -116,10 +116,19 @@ pub fn whole(event: &Value, known: &Known<'_>) -> Result<()> {
             ("candidates", &event["candidates"]),
             ("victim_rank", &event["verdict"]["victim_rank"]),
             ("survival", &event["verdict"]["survival"]),
-            ("badness_pages", &event["victim"]["badness_pages"]),
         ] {
             all.expect(name, found, Value::Null);
         }
+        // Of the one it chose, the kernel hands the points to what it calls.
+        let handed =
+            known.compared && decision_is_hooked(event) && event["victim"]["role"] == "chosen";
+        let pages = known.shortage.total_bytes / page();
+        let points = match handed {
+            true => Some(row_of(report, facts)?.badness(pages)),
+            false => None,
+        };
+        let found = &event["victim"]["badness_pages"];
+        all.expect("badness_pages", found, points);
     }
     differences.none(event)
 }
