@@ -3,6 +3,10 @@
 //!
 //! As much of D-Bus as one match rule takes: names, types and layout are those of the D-Bus
 //! specification. The bus passes only signals of whoever owns the name `org.freedesktop.oom1`.
+//!
+//! The library for D-Bus, zbus (5.19 on tokio, without default features), would bring 28 crates to the 146
+//! there are. For this one rule a program with it was 0.76 MB bigger and held 0.66 MB more than one with
+//! the code here, which is more than what is left of the tracer's 8 MB.
 
 use std::{env, io, path::PathBuf, time::Duration};
 
