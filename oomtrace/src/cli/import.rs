@@ -138,6 +138,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         without_time: 0,
         error: None,
     };
+    if output.against.is_none() {
+        output.format.begin(&mut output.bytes);
+        output
+            .out
+            .write_all(&output.bytes)
+            .context("writing the records")?;
+    }
     let run_id = host::random_uuid().context("reading /proc/sys/kernel/random/uuid")?;
     let mut importer = Importer::new(args.hostname.clone(), run_id, args.candidates);
     let mut progress = Progress::new(&args.files, args.quiet);

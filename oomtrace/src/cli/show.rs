@@ -18,7 +18,7 @@ use crate::{
     cgroup::QosClass,
     event::{Event, OomKill, Scope, VerdictCode},
     event_log::like,
-    format,
+    format::Format,
 };
 
 const AFTER_HELP: &str = "\
@@ -121,17 +121,6 @@ enum Kind {
     Status,
 }
 
-/// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// One JSON object a line, as it stands in the log.
-    Json,
-    /// A few aligned lines a kill, for people.
-    Pretty,
-    /// A table for spreadsheets, of kills and marks: docs/usage.md names the columns.
-    Csv,
-}
-
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let stdout = io::stdout();
     let format = args.format.unwrap_or(if stdout.is_terminal() {
@@ -142,9 +131,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let color = args.color.on(&stdout);
     let mut out = BufWriter::with_capacity(256 << 10, stdout.lock());
     let mut bytes = Vec::new();
-    if format == Format::Csv {
-        format::csv_header(&mut bytes);
-    }
+    format.begin(&mut bytes);
     let mut wanted = Wanted::new(&args.filter);
     // Who watches wants each event at once.
     let live = args.follow || args.files.iter().any(|file| file == Path::new("-"));
@@ -153,15 +140,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             || event.is_none() && args.filter.is_empty()
         {
             match (format, &event) {
+                // As it stands in the log, with what a later version may have put there.
                 (Format::Json, _) => compact(text, &mut bytes),
-                (Format::Pretty, Some(event)) => format::pretty(event, color, &mut bytes),
-                (Format::Csv, Some(Event::OomKill(kill))) => {
-                    format::csv("oom_kill", kill, &mut bytes);
-                }
-                (Format::Csv, Some(Event::OomMark(mark))) => {
-                    format::csv("oom_mark", mark, &mut bytes);
-                }
-                _ => {}
+                (_, Some(event)) => format.write(event, color, &mut bytes),
+                (_, None) => {}
             }
         }
         out.write_all(&bytes).context("standard output")?;
