@@ -42,7 +42,7 @@ pub fn ecs(event: &Event, out: &mut Vec<u8>) {
     });
     add(&mut record, particular(event));
     prune(&mut record);
-    add(&mut record, json!({"oomtrace": native}));
+    record["oomtrace"] = native;
     line(&record, out);
 }
 

@@ -3,7 +3,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::pipeline::{Severity, Subject, add, line, message, native, prune};
+use super::pipeline::{Severity, Subject, line, message, native, prune};
 use crate::event::Event;
 
 /// Appends the event and a newline to `out`.
@@ -17,6 +17,27 @@ pub fn falco(event: &Event, out: &mut Vec<u8>) {
         container,
         pod,
     } = subject;
+    let mut fields = json!({
+        "evt.time": head.unix_ns(),
+        "evt.hostname": head.node.hostname,
+        "proc.pid": pid,
+        "proc.name": comm,
+        "proc.exepath": victim.map(|victim| &victim.exe),
+        "proc.cmdline": victim.map(|victim| &victim.cmdline),
+        "proc.ppid": victim.map(|victim| victim.ppid),
+        "thread.tid": victim.map(|victim| victim.tid),
+        "user.uid": victim.map(|victim| victim.uid),
+        "container.id": container.map(|container| &container.id),
+        "container.name": container.map(|container| &container.name),
+        "container.image": container.map(|container| &container.image),
+        "k8s.ns.name": pod.map(|pod| &pod.namespace),
+        "k8s.pod.name": pod.map(|pod| &pod.name),
+        "k8s.pod.uid": pod.map(|pod| &pod.uid),
+    });
+    prune(&mut fields);
+    if let Value::Object(fields) = &mut fields {
+        flatten("oomtrace", &native, fields);
+    }
     let mut record = json!({
         "time": head.time,
         "rule": rule(event),
@@ -29,28 +50,9 @@ pub fn falco(event: &Event, out: &mut Vec<u8>) {
         "hostname": head.node.hostname,
         "tags": ["oomtrace", native["kind"]],
         "output": message(event),
-        "output_fields": {
-            "evt.time": head.unix_ns(),
-            "evt.hostname": head.node.hostname,
-            "proc.pid": pid,
-            "proc.name": comm,
-            "proc.exepath": victim.map(|victim| &victim.exe),
-            "proc.cmdline": victim.map(|victim| &victim.cmdline),
-            "proc.ppid": victim.map(|victim| victim.ppid),
-            "thread.tid": victim.map(|victim| victim.tid),
-            "user.uid": victim.map(|victim| victim.uid),
-            "container.id": container.map(|container| &container.id),
-            "container.name": container.map(|container| &container.name),
-            "container.image": container.map(|container| &container.image),
-            "k8s.ns.name": pod.map(|pod| &pod.namespace),
-            "k8s.pod.name": pod.map(|pod| &pod.name),
-            "k8s.pod.uid": pod.map(|pod| &pod.uid),
-        },
     });
     prune(&mut record);
-    let mut fields = Map::new();
-    flatten("oomtrace", &native, &mut fields);
-    add(&mut record, json!({"output_fields": fields}));
+    record["output_fields"] = fields;
     line(&record, out);
 }
 

@@ -14,6 +14,7 @@ pub(crate) mod pretty;
 mod rank;
 
 pub use audit::audit;
+pub use json::json;
 pub use page::{Decision, WIDTH, page};
 pub use rank::{By, WIDTH as RANK_WIDTH, ranking};
 
@@ -21,7 +22,6 @@ use self::{
     csv::{csv, csv_header},
     ecs::ecs,
     falco::falco,
-    json::json,
     ocsf::ocsf,
     pretty::pretty,
 };
@@ -34,7 +34,7 @@ pub enum Format {
     Json,
     /// A few aligned lines a kill, for people.
     Pretty,
-    /// A table for spreadsheets, of kills and marks: docs/usage.md names the columns.
+    /// A table for spreadsheets, of kills and marks: docs/postmortem.md names the columns.
     Csv,
     /// Elastic Common Schema 8.11, as JSON; docs/pipelines.md has the fields of this and the next two.
     Ecs,

@@ -60,7 +60,7 @@ pub fn ocsf(event: &Event, out: &mut Vec<u8>) {
     });
     add(&mut record, particular(event, &subject));
     prune(&mut record);
-    add(&mut record, json!({"unmapped": {"oomtrace": native}}));
+    record["unmapped"]["oomtrace"] = native;
     line(&record, out);
 }
 
@@ -105,7 +105,7 @@ fn particular(event: &Event, subject: &Subject<'_>) -> Value {
                 "status": name,
             })
         }
-        Event::Enrichment(_) | Event::Loss(_) => Value::Object(serde_json::Map::new()),
+        Event::Enrichment(_) | Event::Loss(_) => json!({}),
         Event::Status(status) => json!({
             "app": {"name": "oomtrace", "vendor_name": "oomtrace", "version": status.version},
             "status_detail": status.reason,

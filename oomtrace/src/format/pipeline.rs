@@ -20,7 +20,7 @@ pub(super) enum Severity {
 }
 
 impl Severity {
-    pub(super) const fn of(event: &Event) -> Self {
+    pub(super) fn of(event: &Event) -> Self {
         match event {
             Event::OomKill(kill) => match kill.oom.scope {
                 Some(Scope::Container | Scope::Pod | Scope::Slice) | None => Self::Low,
