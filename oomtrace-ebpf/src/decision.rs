@@ -166,6 +166,8 @@ pub fn decided(oc: Address, message: Address) {
         decision.began_ns = unsafe { bpf_ktime_get_boot_ns() };
     }
     decision.killing = 1;
+    // What is killed next is not killed for the victim of an earlier decision.
+    decision.last_by = 0;
     decision.chosen = oc.follow_optional(offset!(oc_chosen)).0;
 
     if let Some(scoring) = maps::scoring() {

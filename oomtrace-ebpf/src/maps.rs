@@ -49,6 +49,8 @@ pub struct Decision {
     /// The task that marked a victim last, and that victim's address space.
     pub last_by: u64,
     pub last_mm: u64,
+    /// When that was.
+    pub last_ns: u64,
 }
 
 /// Candidates are looked through for the lowest by blocks of so many.

@@ -23,10 +23,11 @@ macro_rules! state {
         // SAFETY: points to map memory.
         unsafe { (&raw const (*$tail.state).$member).read_volatile() }
     };
-    ($tail:ident.$member:ident = $value:expr) => {
+    ($tail:ident.$member:ident = $value:expr) => {{
+        let value = $value;
         // SAFETY: as above.
-        unsafe { (&raw mut (*$tail.state).$member).write_volatile($value) }
-    };
+        unsafe { (&raw mut (*$tail.state).$member).write_volatile(value) }
+    }};
 }
 
 impl<'a> Tail<'a> {

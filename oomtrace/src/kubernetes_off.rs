@@ -1,10 +1,10 @@
 //! Stands in for the sources of pods where the program was built without them.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use crate::{
     event,
-    incident::{Answered, Directory, Known, Question},
+    incident::{Directory, Known, News, Question},
 };
 
 /// Nothing to choose.
@@ -45,17 +45,17 @@ impl Kubernetes {
     }
 
     /// Never called.
+    pub fn settle(&self, _: Duration) {
+        match *self.pods {}
+    }
+
+    /// Never called.
     pub fn ask(&self, _: Question) -> bool {
         match *self.pods {}
     }
 
     /// Never called.
-    pub async fn next(&mut self) -> Answered {
-        match *self.pods {}
-    }
-
-    /// Never called.
-    pub fn try_next(&mut self) -> Option<Answered> {
+    pub async fn next(&mut self) -> News {
         match *self.pods {}
     }
 }

@@ -9,6 +9,8 @@
 //!                    kubernetes
 //! ```
 //!
+//! Beside them `oomd` listens to another killer, on the system bus.
+//!
 //! `rank` and `audit` look at the node as it is now: `node → cgroup, explain → rank, audit → format`.
 //!
 //! Parsers take bytes and return values; sockets, files, clocks and eBPF are at the rim.
@@ -27,6 +29,7 @@ pub mod kernel_log;
 #[cfg_attr(not(feature = "kubernetes"), path = "kubernetes_off.rs")]
 pub mod kubernetes;
 pub mod node;
+pub mod oomd;
 pub mod probe;
 pub mod process;
 pub mod rank;

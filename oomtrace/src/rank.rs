@@ -8,12 +8,12 @@ use serde::Serialize;
 
 use crate::{
     cgroup::{self, Level, QosClass},
-    event::{Candidate, Node},
+    event::{Candidate, Kubernetes, Node, Whose},
     explain::points,
     node::{
+        Names,
         cgroups::{Memcg, is_within},
         task::{Spared, Task},
-        whose::{Names, Whose},
     },
 };
 
@@ -34,6 +34,8 @@ pub struct Ranking {
     pub whole_node: Option<bool>,
     /// The cgroup that was asked for; null for the whole node.
     pub cgroup: Option<Domain>,
+    /// What pods are known from; null where nothing was asked for or found.
+    pub kubernetes: Option<Kubernetes>,
     /// What the decision could use: of the node its memory and swap, of a cgroup its limit and the
     /// swap it may have.
     pub total_bytes: u64,
@@ -165,6 +167,8 @@ pub struct Facts<'a> {
     pub time: String,
     /// Whether `tasks` are all of the node.
     pub whole_node: Option<bool>,
+    /// What `names` know pods from.
+    pub kubernetes: Option<Kubernetes>,
     /// All processes.
     pub tasks: &'a [Task],
     /// All memory cgroups of the processes, and those above.
@@ -234,6 +238,7 @@ pub fn rank(facts: &Facts<'_>, most: usize, names: &Names<'_>) -> Ranking {
         node: facts.node.clone(),
         whole_node: facts.whole_node,
         cgroup: domain,
+        kubernetes: facts.kubernetes.clone(),
         total_bytes: facts.total_bytes,
         allocating_task_dies: allocating,
         panics,
@@ -384,7 +389,7 @@ fn text(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{explain::Footprint, node::whose};
+    use crate::explain::Footprint;
 
     const MIB: u64 = 1 << 20;
     const POD: &str = "/kubepods.slice/kubepods-burstable.slice/\
@@ -429,6 +434,7 @@ mod tests {
             node: Node::default(),
             time: String::new(),
             whole_node: Some(true),
+            kubernetes: None,
             tasks,
             memcgs: &memcgs,
             domain,
@@ -437,7 +443,7 @@ mod tests {
             kill_allocating_task: Some(1),
             panic_on_oom: Some(1),
         };
-        rank(&facts, usize::MAX, &whose::from_path)
+        rank(&facts, usize::MAX, &Whose::from_path)
     }
 
     fn order(ranking: &Ranking) -> Vec<u32> {

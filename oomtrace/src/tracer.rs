@@ -18,14 +18,19 @@ use tokio::{
 
 use crate::{
     event::{
-        Clock, Event, Head, Hook, LateEnrichment, Limits, Loss, LossPlace, Node, OomKill, Phase,
-        Reconciliation, Role, Status, Totals, boottime_ns,
+        self, Clock, Event, Head, Hook, LateEnrichment, Limits, Loss, LossPlace, Node, OomKill,
+        Phase, PodEviction, Reconciliation, Role, SourceKind, Status, Totals, UserspaceKill,
+        boottime_ns,
     },
     format::Format,
     host::{self, Host},
-    incident::{Answered, Assembler, Directory, Incident, Joiner, Kill, Question, Sources},
+    incident::{
+        Answered, Assembler, Directory, Evicted, Incident, Joiner, Kill, News, Question, Sources,
+    },
     kernel_log::{self, KmsgReader},
     kubernetes::{self, Kubernetes},
+    node::{Root, cgroups::Paths},
+    oomd::{self, Killed},
     probe::{HookSet, Probe, Request, decode::Task},
     process,
     sink::{QUEUE_BYTES, Stdout},
@@ -182,6 +187,7 @@ impl Tracer {
             directory: kubernetes
                 .as_ref()
                 .map(|kubernetes| Arc::clone(&kubernetes.pods) as Arc<dyn Directory>),
+            cgroups: Some(Box::new(Paths::new(Root::new("/".into())))),
         };
         let limits = Limits {
             ring_buffer_bytes: options.ring_bytes.into(),
@@ -224,6 +230,7 @@ impl Tracer {
     /// When the output cannot be written, other than because its reader has gone.
     pub async fn run(mut self) -> Result<()> {
         let started = Instant::now();
+        let mut oomd = oomd::listen();
         let mut interrupt = signal(SignalKind::interrupt()).context("watching SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("watching SIGTERM")?;
         let ring = readable(self.probe.as_raw_fd()).context("watching the ring buffer")?;
@@ -275,7 +282,8 @@ impl Tracer {
                         Err(error) => return Err(error).context("writing to standard output"),
                     }
                 }
-                answered = next_answer(self.kubernetes.as_mut()) => self.late(answered),
+                news = next_news(self.kubernetes.as_mut()) => self.news(news),
+                Some(killed) = oomd.recv() => self.userspace_kill(killed),
                 () = until(patience) => {}
                 () = until(ends) => break Stop::Duration,
                 () = until(beats) => {
@@ -450,6 +458,60 @@ impl Tracer {
         {
             tracing::debug!("too many kills are asked about; {} is not", head.event_id);
         }
+    }
+
+    fn news(&mut self, news: News) {
+        match news {
+            News::Answered(answered) => self.late(*answered),
+            News::Evicted(evicted) => self.evicted(*evicted),
+        }
+    }
+
+    /// Writes that the kubelet evicted a pod.
+    fn evicted(&mut self, evicted: Evicted) {
+        let Evicted {
+            pod,
+            eviction,
+            node_conditions,
+            enrichment,
+        } = evicted;
+        let id = format!("{}-eviction", pod.uid);
+        let head = self.head_of_others(id, SourceKind::PodStatus);
+        self.write(Event::PodEviction(Box::new(PodEviction {
+            head,
+            pod,
+            eviction,
+            node_conditions,
+            enrichment,
+        })));
+    }
+
+    /// Writes that systemd-oomd killed a cgroup.
+    fn userspace_kill(&mut self, killed: Killed) {
+        let Killed { cgroup, reason } = killed;
+        let known = self.assembler.look_up(cgroup.as_bytes(), false);
+        let id = self.head("userspace-kill").event_id;
+        let head = self.head_of_others(id, SourceKind::SystemBus);
+        self.write(Event::UserspaceKill(Box::new(UserspaceKill {
+            head,
+            killer: "systemd-oomd".to_owned(),
+            reason,
+            level: known.placement.level,
+            whose: known.whose,
+            enrichment: known.enrichment,
+            cgroup_path: cgroup,
+        })));
+    }
+
+    /// The head of a record of what no hook has seen.
+    fn head_of_others(&self, id: String, kind: SourceKind) -> Head {
+        let mut head = self.assembler.head(id, boottime_ns(), Clock::now());
+        head.source = event::Source {
+            kind,
+            hooks: Arc::default(),
+            merged: Vec::new(),
+        };
+        head
     }
 
     /// Writes what was learnt of a kill's pods after its record.
@@ -699,8 +761,8 @@ async fn poll(
     }
 }
 
-/// Waits for facts that come late, if any can.
-async fn next_answer(kubernetes: Option<&mut Kubernetes>) -> Answered {
+/// Waits for what the sources of pods tell by themselves, if there are any.
+async fn next_news(kubernetes: Option<&mut Kubernetes>) -> News {
     match kubernetes {
         Some(kubernetes) => kubernetes.next().await,
         None => std::future::pending().await,

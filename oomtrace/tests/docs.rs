@@ -1,7 +1,9 @@
 //! The manual and the program say the same.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+mod common;
+
+use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use serde_json::Value;
 
@@ -105,6 +107,134 @@ fn every_option_of_import_is_explained() {
             "docs/postmortem.md does not explain {option}"
         );
     }
+}
+
+/// What docs/postmortem.md shows is what comes out, and every command in it works. They are given a
+/// kernel log and the events of the same kill, recorded on a real kernel.
+#[test]
+fn postmortem_by_the_book() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path();
+    let path = |name: &str| {
+        let path = place.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        path
+    };
+    let write = |name: &str, text: &[u8]| fs::write(path(name), text).unwrap();
+    let log = common::recorded_file("6.12.plain/machine_with_swap.kmsg.gz");
+    let log = String::from_utf8(log).unwrap();
+    let head = &common::recorded("machine_with_swap").remove(0).head;
+    let boot_ns: u64 = head.boottime_ns.as_ref().unwrap().parse().unwrap();
+    let boot = (head.unix_ns().unwrap() - boot_ns) / 1000;
+    let (mut dmesg, mut kern, mut journal) = (String::new(), String::new(), String::new());
+    for record in log.lines().filter(|line| !line.starts_with(' ')) {
+        let (head, text) = record.split_once(';').unwrap();
+        let usec: u64 = head.split(',').nth(2).unwrap().parse().unwrap();
+        let time = oomtrace::event::rfc3339((boot + usec) * 1000);
+        let text = text.replace("\\x0a", "\n");
+        let message = serde_json::to_string(&text).unwrap();
+        journal += &format!(
+            "{{\"__REALTIME_TIMESTAMP\":\"{}\",\"_TRANSPORT\":\"kernel\",\"MESSAGE\":{message}}}\n",
+            boot + usec
+        );
+        let text = text.replace('\n', "\n                ");
+        dmesg += &format!("[{:5}.{:06}] {text}\n", usec / 1_000_000, usec % 1_000_000);
+        kern += &format!("{}+00:00 node-7 kernel: {text}\n", &time[..19]);
+    }
+    let header = dmesg
+        .lines()
+        .find(|line| line.contains("invoked oom-killer"))
+        .unwrap();
+    write("cut.txt", format!("{header}\n").as_bytes());
+    write("dmesg.txt", dmesg.as_bytes());
+    write("node-7.log", kern.as_bytes());
+    write("var/log/kern.log", kern.as_bytes());
+    write("journal", journal.as_bytes());
+    write("bin/journalctl", b"#!/bin/sh\ncat journal\n");
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gz, dmesg.as_bytes()).unwrap();
+    write("sosreport/dmesg.gz", &gz.finish().unwrap());
+    let events = common::recorded_file("6.12.plain/machine_with_swap.jsonl.gz");
+    for name in [
+        "events.jsonl",
+        "var/log/oomtrace.jsonl",
+        "var/log/oomtrace/events.jsonl",
+    ] {
+        write(name, &events);
+    }
+    // Of another day, in a pod.
+    let mut other = common::recorded("single_process").remove(0);
+    other.victim.pod = Some(oomtrace::event::Pod {
+        name: Some("payments-api-5d4f".to_owned()),
+        namespace: Some("prod".to_owned()),
+        ..Default::default()
+    });
+    let other = oomtrace::event::Event::OomKill(Box::new(other));
+    write("events.jsonl.1", &serde_json::to_vec(&other).unwrap());
+    let script = path("bin/journalctl");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = Path::new(env!("CARGO_BIN_EXE_oomtrace"));
+    let search = format!(
+        "{}:{}:{}",
+        script.parent().unwrap().display(),
+        program.parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let logs = path("var/log").display().to_string();
+    // As on a terminal of a hundred columns, without colours.
+    let run = |command: &str| {
+        let command = command.replace("/var/log", &logs);
+        let output = Command::new("script")
+            .args(["--quiet", "--return", "--command"])
+            .arg(format!("stty cols 100 -opost; {command}"))
+            .arg("/dev/null")
+            .current_dir(place)
+            .env("PATH", &search)
+            .env("NO_COLOR", "1")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), text.replace(&logs, "/var/log"))
+    };
+    let (mut shown, mut run_only) = (0, 0);
+    for block in doc("postmortem.md").split("```").skip(1).step_by(2) {
+        if !block.contains("\n$ ") {
+            for command in block.lines().filter(|line| line.contains("oomtrace ")) {
+                if !command.contains("--follow") {
+                    let (status, text) = run(command);
+                    assert_eq!(status, Some(0), "{command}\n{text}");
+                    run_only += 1;
+                }
+            }
+            continue;
+        }
+        let mut status = None;
+        for step in block.split("\n$ ").skip(1) {
+            let (command, expected) = step.split_once('\n').unwrap_or((step, ""));
+            if command == "echo $?" {
+                assert_eq!(expected.trim_end().parse().ok(), status, "{command}");
+                continue;
+            }
+            let (code, text) = run(command);
+            status = code;
+            // `…` on a line stands for lines that are left out.
+            let mut rest = text.as_str();
+            let expected = format!("\n{}\n", expected.trim_end());
+            for part in expected.split("\n…\n") {
+                let part = part.trim_matches('\n');
+                let at = rest.find(part);
+                let at = at.unwrap_or_else(|| panic!("{command}: {part}\nis not in\n{rest}"));
+                rest = &rest[at + part.len()..];
+            }
+            assert!(
+                expected.contains('…') || rest.trim().is_empty(),
+                "{command}: {rest}"
+            );
+            shown += 1;
+        }
+    }
+    assert!(shown > 4 && run_only > 8, "{shown} shown, {run_only} run");
 }
 
 /// Every code of a finding is explained in docs/fields.md, and in the help of `audit`.

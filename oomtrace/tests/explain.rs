@@ -287,6 +287,49 @@ fn names_are_harmless() {
     );
 }
 
+/// A kernel log gives the page that its import gives, however it is kept; and it is known for a log
+/// by what is in it.
+#[test]
+fn kernel_logs() {
+    let logs = files(".kmsg.gz");
+    assert!(logs.len() > 20, "{} logs", logs.len());
+    for log in logs {
+        let name = log.display();
+        let imported = oomtrace(&["import", "--quiet", log.to_str().unwrap()], b"");
+        let expected = pages(&String::from_utf8(imported.stdout).unwrap());
+        assert!(expected.contains("\nRanking: "), "{name}:\n{expected}");
+        let output = explain(&[log.to_str().unwrap()], b"");
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*said), (Some(0), ""), "{name}");
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            expected,
+            "{name}"
+        );
+    }
+    let text = "Out of memory: Killed process 7 (x) total-vm:8kB, anon-rss:4kB, file-rss:0kB";
+    let syslog = format!("Nov 21 16:20:10 host app: {{\nNov 21 16:20:11 host kernel: {text}\n");
+    let json = format!("{{\"_TRANSPORT\":\"kernel\",\"MESSAGE\":\"{text}\"}}\n");
+    let docker = format!("{{\"log\":\"[    1.000000] {text}\\n\",\"stream\":\"stdout\"}}\n");
+    let export = format!("__CURSOR=x\n_TRANSPORT=kernel\nMESSAGE={text}\n\n");
+    let long = format!("{}[    1.0] {text}\n", "[    0.5] hello\n".repeat(10_000));
+    for log in [text, &syslog, &json, &docker, &export, &long] {
+        let output = explain(&[], log.as_bytes());
+        let page = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(0), "{log:.200}");
+        has(&page, &["── OOM kill", "victim     x (pid 7)"]);
+    }
+    // What is cut off is told.
+    let header = "[    1.0] x invoked oom-killer: gfp_mask=0x0(), order=0, oom_score_adj=0\n";
+    let output = explain(&[], header.as_bytes());
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(
+        said,
+        "oomtrace: -:1: a report that ends before it names a victim\noomtrace: no event was read\n"
+    );
+}
+
 /// What is no event is named by its line, and the rest is read; where nothing can be read it fails.
 #[test]
 fn bad_lines() {

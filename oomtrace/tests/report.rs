@@ -286,6 +286,50 @@ fn the_output() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
+/// Interrupted at any moment, it leaves a whole page or none.
+#[test]
+fn interrupted() {
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("crowd.jsonl");
+    let mut file = BufWriter::new(File::create(&input).unwrap());
+    crowd::write(1_000, &mut file);
+    drop(file);
+    let out = folder.path().join("out");
+    fs::create_dir(&out).unwrap();
+    let page = out.join("report.html");
+    // Whoever runs this may ignore the signal, which is inherited.
+    let start = || {
+        Command::new("env")
+            .args([
+                "--default-signal=INT",
+                env!("CARGO_BIN_EXE_oomtrace"),
+                "report",
+            ])
+            .args([input.as_path(), Path::new("-o"), &page])
+            .spawn()
+            .unwrap()
+    };
+    let began = Instant::now();
+    assert!(start().wait().unwrap().success());
+    let took = began.elapsed();
+    let mut interrupted = 0;
+    for at in 0..16 {
+        let _ = fs::remove_file(&page);
+        let mut child = start();
+        std::thread::sleep(took * at / 16);
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        interrupted += u32::from(!child.wait().unwrap().success());
+        let left: Vec<_> = fs::read_dir(&out).unwrap().collect();
+        assert!(left.len() <= 1, "{left:?}");
+        if let Some(left) = left.first() {
+            assert_eq!(left.as_ref().unwrap().path(), page);
+            assert!(fs::read_to_string(&page).unwrap().ends_with("</html>\n"));
+        }
+    }
+    assert!(interrupted > 0, "it was never interrupted");
+}
+
 /// A hundred thousand events: a page of bounded size. How long it takes is printed.
 #[test]
 fn a_crowd() {
@@ -415,6 +459,11 @@ fn in_a_browser() {
     ]);
     assert_eq!(light, "rgb(246, 247, 249)|true|true|true");
     assert_eq!(dark, "rgb(16, 20, 24)|true|true|true");
+    let tablet = title(&[
+        "--window-size=720,900",
+        "--blink-settings=preferredColorScheme=1",
+    ]);
+    assert_eq!(tablet, light, "nor than half a screen");
     assert_eq!(phone, light, "nothing is wider than a phone");
 }
 

@@ -109,6 +109,9 @@ impl Cgroup {
     /// # Errors
     /// When the hierarchy refuses.
     pub fn beside(&self, level: usize, name: &str) -> Result<Self> {
+        if self.version() == 2 {
+            allow_below(&self.made[level], "memory")?;
+        }
         let directory = self.made[level].join(name);
         fs::create_dir(&directory)
             .with_context(|| format!("making the cgroup {}", directory.display()))?;

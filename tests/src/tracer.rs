@@ -124,6 +124,17 @@ impl Tracer {
         }
     }
 
+    /// A record that is wanted, if it has come by now.
+    ///
+    /// # Errors
+    /// When a line is not valid JSON, or not what the schema says.
+    pub fn poll(&mut self, wanted: impl Fn(&Value) -> bool) -> Result<Option<Value>> {
+        while let Ok(line) = self.lines.try_recv() {
+            self.take(&line)?;
+        }
+        Ok(self.records.iter().find(|record| wanted(record)).cloned())
+    }
+
     fn take(&mut self, line: &[u8]) -> Result<Value> {
         let text = std::str::from_utf8(line).context("a record is not UTF-8")?;
         let record: Value =

@@ -1,14 +1,16 @@
 //! Processes to be killed: `oomtrace-victim`, as seen from the test.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc,
-    time::Duration,
+    sync::mpsc::{self, RecvTimeoutError},
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 
 use crate::{Env, PATIENCE, cgroup::Cgroup, tracer::wait_at_most};
 
@@ -88,18 +90,32 @@ impl Victim {
     /// # Errors
     /// When it says something else, or nothing.
     pub fn says(&self, word: &str) -> Result<Vec<u32>> {
-        self.says_within(PATIENCE, word)
+        self.says_while(word, || Ok(0))
     }
 
-    /// The same, with more patience.
+    /// The same, where it has much to do: it is waited for as long as `progress` grows.
     ///
     /// # Errors
-    /// When it says something else, or nothing.
-    pub fn says_within(&self, patience: Duration, word: &str) -> Result<Vec<u32>> {
-        let line = self
-            .lines
-            .recv_timeout(patience)
-            .with_context(|| format!("waiting for the victim to say {word:?}"))?;
+    /// When it says something else, or nothing, or `progress` fails.
+    pub fn says_while(
+        &self,
+        word: &str,
+        mut progress: impl FnMut() -> Result<u64>,
+    ) -> Result<Vec<u32>> {
+        let mut before = progress()?;
+        let line = loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => break line,
+                Err(error) => {
+                    let now = progress()?;
+                    if error == RecvTimeoutError::Disconnected || now <= before {
+                        return Err(error)
+                            .with_context(|| format!("waiting for the victim to say {word:?}"));
+                    }
+                    before = now;
+                }
+            }
+        };
         let mut words = line.split(' ');
         ensure!(
             words.next() == Some(word),
@@ -111,6 +127,31 @@ impl Victim {
                     .with_context(|| format!("the victim said {line:?}"))
             })
             .collect()
+    }
+
+    /// Keeps it to one processor; `idle` for when nobody else wants that.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn runs_on_the_first_processor(&self, idle: bool) -> Result<()> {
+        let pid = i32::try_from(self.pid())?;
+        let ours = sched_getaffinity(None)?;
+        let mut one = CpuSet::new();
+        let first = (0..CpuSet::MAX_CPU).find(|cpu| ours.is_set(*cpu));
+        one.set(first.context("no processor")?);
+        sched_setaffinity(Pid::from_raw(pid), &one)?;
+        if idle {
+            let parameters = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the kernel only reads the parameters.
+            let result =
+                unsafe { libc::sched_setscheduler(pid, libc::SCHED_IDLE, &raw const parameters) };
+            ensure!(
+                result == 0,
+                "sched_setscheduler: {}",
+                io::Error::last_os_error()
+            );
+        }
+        Ok(())
     }
 
     /// Lets it go.
@@ -165,7 +206,7 @@ impl Victim {
     /// # Errors
     /// When it does not come.
     pub fn end(&mut self) -> Result<ExitStatus> {
-        wait_at_most(&mut self.child, PATIENCE.max(Duration::from_secs(60)))
+        wait_at_most(&mut self.child, PATIENCE)
     }
 }
 

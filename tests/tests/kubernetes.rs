@@ -3,16 +3,25 @@
 //! They need root and what `cargo xtask k8s` prepares. Kills belong to the whole machine, so they
 //! run one at a time, also across processes.
 
+#[path = "kubernetes/churn.rs"]
+mod churn;
+#[path = "kubernetes/faults.rs"]
+mod faults;
+#[path = "kubernetes/others.rs"]
+mod others;
+
 use std::{env, fs::File, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use oomtrace_tests::{
     Env,
+    cgroup::Cgroup,
     kubernetes::{
-        cluster::{self, Cluster, NOBODYS_TOKEN, TOKEN, deployed_pod},
+        cluster::{self, Cluster, NOBODYS_TOKEN, TOKEN, container_id, deployed_pod},
         containerd::{self, Container, Containerd},
     },
     tracer::{Tracer, output},
+    victim::{Look, Victim},
 };
 use rustix::fs::{FlockOperation, flock};
 use serde_json::{Value, json};
@@ -278,11 +287,6 @@ fn memory_with_250_pods() -> Result<()> {
         deployed_pod(&cluster, NODE, &format!("pod-{n}"))?;
     }
     let without = Tracer::start(&env, &["--k8s", "off", "--heartbeat", "1s"])?;
-    let resident = |tracer: Tracer| -> Result<u64> {
-        let ended = tracer.stop()?;
-        let bytes = &ended.farewell()?["resident_bytes"];
-        bytes.as_u64().with_context(|| format!("resident: {bytes}"))
-    };
     let without = resident(without)?;
     let mut tracer = Tracer::start(
         &env,
@@ -339,6 +343,13 @@ fn doctor_tells_of_sources() -> Result<()> {
     Ok(())
 }
 
+/// What the tracer's memory is at its end.
+fn resident(tracer: Tracer) -> Result<u64> {
+    let ended = tracer.stop()?;
+    let bytes = &ended.farewell()?["resident_bytes"];
+    bytes.as_u64().with_context(|| format!("resident: {bytes}"))
+}
+
 /// Waits until two heartbeats in a row tell of the same memory.
 fn wait_for_quiet(tracer: &mut Tracer) -> Result<()> {
     let mut last = Value::Null;
@@ -366,15 +377,44 @@ fn known(
     let pod = containerd.pod("default", name, uid)?;
     let container = containerd.container(&pod, "app", 0, LIMIT)?;
     let event = kill(tracer, &container)?;
+    expect(&late_or(tracer, event)?, expected)
+}
+
+/// An event that is complete, or what followed it: the watch may just be starting again.
+fn late_or(tracer: &mut Tracer, event: Value) -> Result<Value> {
     if event["enrichment"]["complete"] == true {
-        return expect(&event, expected);
+        return Ok(event);
     }
-    // The watch may just be starting again: then the rest follows.
     let id = event["event_id"].clone();
-    let late = tracer.wait_for("the enrichment", |record| {
+    tracer.wait_for("the enrichment", |record| {
         record["kind"] == "enrichment" && record["event_id"] == id
-    })?;
-    expect(&late, expected)
+    })
+}
+
+/// The cgroup that the kubelet would give the container of a Burstable pod. No runtime is needed for
+/// a kill to be real.
+fn place(uid: &str) -> Result<Cgroup> {
+    let inner = [
+        "kubepods",
+        "burstable",
+        &format!("pod{uid}"),
+        &container_id(uid),
+    ];
+    let cgroup = Cgroup::nested("pod", &inner.map(str::to_owned))?;
+    cgroup.limit(LIMIT)?;
+    Ok(cgroup)
+}
+
+/// Lets a process in such a cgroup be killed, and returns the event.
+fn die_in(env: &Env, tracer: &mut Tracer, uid: &str) -> Result<Value> {
+    let cgroup = place(uid)?;
+    let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
+    let pid = victim.pid();
+    victim.go()?;
+    victim.dies()?;
+    tracer.wait_for("the kill", |record| {
+        record["kind"] == "oom_kill" && record["victim"]["pid"] == pid
+    })
 }
 
 /// Lets a container be killed, and returns the event.
@@ -387,14 +427,19 @@ fn kill(tracer: &mut Tracer, container: &Container) -> Result<Value> {
 
 /// Waits until a heartbeat tells this of the API server.
 fn api_is(tracer: &mut Tracer, state: &str, error: &str) -> Result<()> {
+    source_is(tracer, "api", state, error)
+}
+
+/// Waits until a heartbeat tells this of a source of pods.
+fn source_is(tracer: &mut Tracer, name: &str, state: &str, error: &str) -> Result<()> {
     let from = tracer.records.len() as u64;
     tracer
-        .wait_for(&format!("the API server to be {state} {error}"), |record| {
+        .wait_for(&format!("{name} to be {state} {error}"), |record| {
             let sources = record["kubernetes"]["sources"].as_array();
             record["seq"].as_u64() >= Some(from)
                 && sources.into_iter().flatten().any(|source| {
                     let said = source["error"].as_str().unwrap_or("");
-                    source["name"] == "api" && source["state"] == state && said.contains(error)
+                    source["name"] == name && source["state"] == state && said.contains(error)
                 })
         })
         .map(drop)

@@ -42,6 +42,7 @@ live! {
     files_fill_the_limit
     pipes_fill_the_limit
     kill_9_is_no_oom_kill
+    as_many_candidates_as_asked_for
     leader_has_exited
     child_dies_parent_lives
     mm_sharer
@@ -54,6 +55,7 @@ live! {
     twenty_die_one_after_another
     twenty_die_as_a_group
     survival
+    candidates_of_other_pods
     rank_is_the_kernels
     rank_foretells_the_victim
     rank_watches
@@ -62,6 +64,7 @@ live! {
     audit_of_settings
     storm_of_500
     storm_5000
+    a_trigger_outlives_its_victims
     losses_are_counted
     stuck_victim
     reaper_is_kept_out

@@ -88,6 +88,7 @@ fn mark_victim(ctx: RawTracePointContext) -> u32 {
     if let Some(decision) = maps::decision() {
         decision.last_by = by;
         decision.last_mm = mm.0;
+        decision.last_ns = record.header.time_ns;
         decision.last_group = u32::from(in_group(record));
     }
     // SAFETY: the record and the tail are filled.

@@ -58,6 +58,11 @@ fn signal_generate(ctx: RawTracePointContext) -> u32 {
     if decision.last_mm == 0 || task.read::<u64>(offset!(task_mm)) != decision.last_mm {
         return 0;
     }
+    // The next victim of the same trigger may have its address space where the last one's was; where
+    // the decision is not hooked, that it is younger tells.
+    if task.read::<u64>(offset!(task_start_boottime)) > decision.last_ns {
+        return 0;
+    }
     let size = size_of::<PeerKill>();
     let Some(mut entry) = RECORDS.reserve::<PeerKill>(0) else {
         maps::count(|counters| unsafe {

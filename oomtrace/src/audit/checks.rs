@@ -7,12 +7,12 @@ use super::{
 };
 use crate::{
     cgroup::{self, Level, QosClass},
-    event::Pod,
+    event::{Pod, Whose},
     explain::{GUARANTEED_ADJ, SANDBOX_ADJ, amount, expected_of},
     node::{
+        Names,
         cgroups::Memcg,
         task::{Spared, Task},
-        whose::{Names, Whose},
     },
 };
 
@@ -54,6 +54,7 @@ pub fn audit(facts: &Facts<'_>, ignore: &[Code], names: &Names<'_>) -> Audit {
         time: facts.time.clone(),
         node: facts.node.clone(),
         whole_node: facts.whole_node,
+        kubernetes: facts.kubernetes.clone(),
         looked_at: LookedAt {
             cgroups: count(facts.memcgs.len()),
             pods: count(tree.pods.len()),

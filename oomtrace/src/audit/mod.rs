@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::{
-    event::Node,
+    event::{Kubernetes, Node},
     node::{Memory, cgroups::Memcg, task::Task},
 };
 
@@ -30,6 +30,8 @@ pub struct Audit {
     /// Whether all processes of the node are seen; false in a container with a PID namespace of its
     /// own.
     pub whole_node: Option<bool>,
+    /// What pods are known from; null where nothing was asked for or found.
+    pub kubernetes: Option<Kubernetes>,
     /// How much was looked at.
     pub looked_at: LookedAt,
     /// What was found, the gravest first.
@@ -195,6 +197,8 @@ pub struct Numbers {
 pub struct Facts<'a> {
     /// The machine.
     pub node: Node,
+    /// What `names` know pods from.
+    pub kubernetes: Option<Kubernetes>,
     /// When all was read.
     pub time: String,
     /// Its memory.

@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::{
-    event::Container,
+    event::{Container, Whose},
     explain::Footprint,
-    node::{task::Spared, whose},
+    node::task::Spared,
 };
 
 const MIB: u64 = 1 << 20;
@@ -21,7 +21,7 @@ struct Machine {
     tracers: Vec<u32>,
     psi: Option<f64>,
     sysctls: [u64; 3],
-    whose: fn(&[u8]) -> whose::Whose,
+    whose: fn(&[u8]) -> Whose,
 }
 
 impl Machine {
@@ -38,7 +38,7 @@ impl Machine {
             tracers: Vec::new(),
             psi: Some(0.0),
             sysctls: [0; 3],
-            whose: whose::from_path,
+            whose: Whose::from_path,
         }
     }
 
@@ -96,6 +96,7 @@ impl Machine {
         let [panic_on_oom, kill_allocating_task, overcommit_memory] = self.sysctls.map(Some);
         let facts = Facts {
             node: Node::default(),
+            kubernetes: None,
             time: String::new(),
             whole_node: Some(true),
             memory: self.memory,
@@ -236,9 +237,9 @@ fn pods() {
 }
 
 /// As a source of pods tells: 1 GiB of 16 GiB, so 938.
-fn with_request(path: &[u8]) -> whose::Whose {
-    let known = whose::from_path(path);
-    whose::Whose {
+fn with_request(path: &[u8]) -> Whose {
+    let known = Whose::from_path(path);
+    Whose {
         pod: known.pod.map(|pod| crate::event::Pod {
             namespace: Some("prod".to_owned()),
             name: Some("api".to_owned()),

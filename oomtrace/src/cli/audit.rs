@@ -4,11 +4,14 @@ use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 
-use super::{Color, node::Node};
+use super::{
+    Color,
+    node::{Names, Node},
+};
 use crate::{
     audit::{self, Audit, Code, Facts},
     format,
-    node::{full_pressure, task::Task, whose},
+    node::{full_pressure, task::Task},
 };
 
 const AFTER_HELP: &str = "\
@@ -16,7 +19,7 @@ It looks at the memory cgroups, the processes and the settings of this node, and
 when memory runs out, why it matters, and what to do. It works on any Linux, with pods or without.
 
 It changes nothing and needs no privileges, but has to see the node's processes: in a container, run
-it with the host's (hostPID).
+it with the host's (hostPID). Requests are known where the kubelet or the API server may be asked.
 
 It finds:
   panic_on_oom             the kernel panics instead of killing
@@ -64,6 +67,9 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
 
+    #[command(flatten)]
+    kubernetes: super::kubernetes::Args,
+
     /// When to use colours
     #[arg(long, value_enum, default_value_t = Color::Auto)]
     color: Color,
@@ -101,6 +107,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 fn read(args: &Args) -> Result<Audit> {
     let node = Node::new(&args.root);
+    let names = Names::ask(&args.kubernetes, &args.root)?;
     let memory = node.memory()?;
     let tasks = node.tasks()?;
     let hierarchy = node.hierarchy.as_ref();
@@ -119,6 +126,7 @@ fn read(args: &Args) -> Result<Audit> {
     let pressure = std::fs::read_to_string(root.at("/proc/pressure/memory")).ok();
     let facts = Facts {
         node: node.event(&memory),
+        kubernetes: names.status(),
         time: super::node::now(),
         whole_node: node.is_whole(),
         memory,
@@ -131,5 +139,7 @@ fn read(args: &Args) -> Result<Audit> {
         overcommit_memory: root.number("/proc/sys/vm/overcommit_memory"),
         near_percent: args.near,
     };
-    Ok(audit::audit(&facts, &args.ignore, &whose::from_path))
+    Ok(audit::audit(&facts, &args.ignore, &|path| {
+        names.whose(path)
+    }))
 }

@@ -3,29 +3,20 @@
 
 mod self_test;
 
-use std::{
-    fmt::Write as _,
-    process::ExitCode,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, process::ExitCode};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::{
-    event::{self, Hook, PodSource, PodSourceState},
+    event::{self, Hook, PodSourceState},
     host::Host,
     kernel_log::KmsgReader,
-    kubernetes::Kubernetes,
     probe::{HookSet, Probe, Request},
 };
 
 pub(super) use self_test::victim;
-
-/// How long sources of pods may take.
-const PATIENCE: Duration = Duration::from_secs(3);
 
 const AFTER_HELP: &str = "\
 The self-test makes a memory cgroup of its own, lets a child of its own be OOM-killed in it, and
@@ -77,7 +68,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         ),
     };
     let kernel_log = KmsgReader::open().err().map(|error| error.to_string());
-    let kubernetes = sources_of_pods(&args.kubernetes)?;
+    let sources = args.kubernetes.settled()?;
+    let kubernetes = sources.map(|sources| sources.pods.status());
     let self_test = (args.self_test && error.is_none()).then(self_test::run);
     let works = error.is_none()
         && self_test
@@ -103,25 +95,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Starts the sources of pods, and gives them a while to answer.
-fn sources_of_pods(args: &super::kubernetes::Args) -> Result<Option<event::Kubernetes>> {
-    let Some(options) = args.options(PATIENCE) else {
-        return Ok(None);
-    };
-    let Some(sources) = Kubernetes::start(options).context("starting the sources of pods")? else {
-        return Ok(None);
-    };
-    let began = Instant::now();
-    loop {
-        let status = sources.pods.status();
-        let waits = |source: &PodSource| source.state == PodSourceState::Starting;
-        if !status.sources.iter().any(waits) || began.elapsed() >= PATIENCE {
-            return Ok(Some(status));
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 impl Diagnosis {

@@ -1,8 +1,8 @@
-//! Event logs named on the command line.
+//! Event logs named on the command line, and kernel logs, read as if they were some.
 
 use std::{
     fs::File,
-    io::{self, BufReader, IsTerminal, Read},
+    io::{self, BufReader, Cursor, IsTerminal, Read},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -10,15 +10,24 @@ use std::{
 use anyhow::{Context, Result};
 use jiff::{Span, SpanRelativeTo, tz::Offset};
 
-use super::progress::{Counted, Progress};
+use super::{
+    logs::Logs,
+    progress::{Counted, Progress},
+};
 use crate::{
     event::Event,
     event_log::{self, Item, Reader},
+    format, host,
+    incident::Importer,
     kernel_log::{self, Dates},
 };
 
 /// Troubles that are told one by one; of more, the number.
 const TOLD: u64 = 20;
+/// So much of a file is looked at to see what it is.
+const FRONT_MAX: usize = 64 << 10;
+/// Candidates that the event of a kill in a kernel log lists, as `oomtrace trace` does.
+const CANDIDATES: usize = 10;
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -39,12 +48,20 @@ impl Count {
     pub(super) fn read(&mut self, names: &[PathBuf], take: Take<'_>) -> Result<()> {
         let files = files(names)?;
         let mut progress = Progress::new(&files, false);
+        let run_id = host::random_uuid().context("naming this run")?;
+        let importer = Importer::new(None, run_id, CANDIDATES);
+        let mut logs = Logs::new(importer, Dates::default(), false);
         for file in &files {
-            let read = (|| -> Result<()> {
-                let input = Counted::new(open(file)?, progress.counter());
-                let input = BufReader::with_capacity(64 << 10, kernel_log::unpack(input)?);
-                self.read_one(file, Reader::new(input), &mut progress, take)
-            })();
+            let read = open(file, &progress).and_then(|mut input| {
+                let (front, is_log) = front(&mut input)?;
+                let input = Cursor::new(front).chain(input);
+                if is_log {
+                    self.read_log(file, input, &mut logs, &mut progress, take)
+                } else {
+                    let input = BufReader::with_capacity(64 << 10, input);
+                    self.read_one(file, Reader::new(input), &mut progress, take)
+                }
+            });
             progress.clear();
             if let Err(error) = read {
                 // Of whom reads what is written.
@@ -102,6 +119,24 @@ impl Count {
         Ok(())
     }
 
+    /// Reads a kernel log.
+    fn read_log(
+        &mut self,
+        file: &Path,
+        input: impl Read,
+        logs: &mut Logs,
+        progress: &mut Progress,
+        take: Take<'_>,
+    ) -> Result<()> {
+        let mut text = Vec::new();
+        logs.read(file, input, progress, &mut |event| {
+            self.events += 1;
+            text.clear();
+            format::json(&event, &mut text);
+            take(Some(event), &text)
+        })
+    }
+
     fn sum(&self) {
         if self.troubles > TOLD {
             anstream::eprintln!(
@@ -118,14 +153,35 @@ pub(super) fn files(names: &[PathBuf]) -> Result<Vec<PathBuf>> {
     event_log::expand(names).with_context(|| all().join(", "))
 }
 
-fn open(file: &Path) -> Result<Box<dyn Read>> {
-    if file == Path::new("-") {
+/// The text of a file.
+pub(super) fn open(file: &Path, progress: &Progress) -> Result<Box<dyn Read>> {
+    let input: Box<dyn Read> = if file == Path::new("-") {
         if io::stdin().is_terminal() {
-            anstream::eprintln!("oomtrace: reading events from the terminal; end with Ctrl-D");
+            anstream::eprintln!("oomtrace: reading from the terminal; end with Ctrl-D");
         }
-        return Ok(Box::new(io::stdin()));
+        Box::new(io::stdin())
+    } else {
+        Box::new(File::open(file)?)
+    };
+    Ok(kernel_log::unpack(Counted::new(input, progress.counter()))?)
+}
+
+/// So much of a text that it can be told whether it is a kernel log, and whether it is one.
+fn front(input: &mut impl Read) -> io::Result<(Vec<u8>, bool)> {
+    let mut front = Vec::new();
+    loop {
+        let have = front.len();
+        front.resize(FRONT_MAX, 0);
+        let count = match input.read(&mut front[have..]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            other => other.map(Some),
+        }?;
+        front.truncate(have + count.unwrap_or(0));
+        let last = count == Some(0) || front.len() == FRONT_MAX;
+        if let Some(is_log) = kernel_log::is_log(&front, last) {
+            return Ok((front, is_log));
+        }
     }
-    Ok(Box::new(File::open(file)?))
 }
 
 /// A file's name, which may be anything.
@@ -136,10 +192,12 @@ pub(super) fn shown(file: &Path) -> String {
 /// A time as people type it, in nanoseconds since the Unix epoch: RFC 3339,
 /// `YYYY-MM-DD[ HH:MM[:SS]]` in UTC, or how long ago.
 pub(super) fn moment(text: &str) -> Result<u64, String> {
-    let dates = Dates {
-        year: None,
-        offset: Offset::UTC,
-    };
+    moment_at(text, Offset::UTC)
+}
+
+/// The same, where times without a zone have this one.
+pub(super) fn moment_at(text: &str, offset: Offset) -> Result<u64, String> {
+    let dates = Dates { year: None, offset };
     let ago = || {
         let span: Span = text.parse().ok()?;
         let ago = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;

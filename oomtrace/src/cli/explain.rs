@@ -25,6 +25,10 @@ Examples:
   oomtrace explain /var/log/oomtrace.jsonl | less         what happened in the night
   grep payments-api /var/log/oomtrace.jsonl | oomtrace explain
   kubectl -n monitoring logs ds/oomtrace | oomtrace explain
+  dmesg | oomtrace explain                                what happened before it was installed
+
+Kernel logs are known by their content and read as by `oomtrace import`, whose options for dates they may
+need: oomtrace import --year 2026 kern.log --format json | oomtrace explain
 
 Lines that are no event are named on standard error and passed over; one event may also be spread
 over several lines, as `jq` prints it.
@@ -37,7 +41,7 @@ const MOST_OPEN: usize = 64;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Event logs, packed or not, and directories of them; `-` is standard input
+    /// Event logs and kernel logs, packed or not, and directories of event logs; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
 
@@ -105,7 +109,8 @@ impl<W: FnMut(&Decision) -> io::Result<()>> Book<W> {
                     kill.enrich(*late);
                 }
             }
-            Event::Loss(_) | Event::Status(_) => {}
+            Event::PodEviction(_) | Event::UserspaceKill(_) | Event::Loss(_) | Event::Status(_) => {
+            }
         }
         while self.open.len() > MOST_OPEN
             || self

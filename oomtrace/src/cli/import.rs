@@ -3,31 +3,26 @@
 mod against;
 
 use std::{
-    fs::File,
-    io::{self, BufWriter, IsTerminal, Read, Write as _},
-    path::{Path, PathBuf},
+    io::{self, BufWriter, IsTerminal, Write as _},
+    path::PathBuf,
     process::ExitCode,
 };
 
 use anyhow::{Context, Result};
+use clap::{CommandFactory as _, error::ErrorKind};
 use jiff::tz::Offset;
 
 use self::against::Against;
-use super::{
-    Color,
-    progress::{self, Progress},
-    trace::candidates,
-};
+use super::{Cli, Color, events, logs::Logs, progress::Progress, trace::candidates};
 use crate::{
-    event::Event,
+    event::{Event, OomKill},
     format::Format,
     host,
-    incident::{Importer, Problem},
-    kernel_log::{self, Dates, LogReader, Totals},
+    incident::Importer,
+    kernel_log::Dates,
+    report::count,
 };
 
-/// Troubles that are told one by one; of more, the number.
-const TOLD: u64 = 20;
 /// Exit status when two lists of kills differ.
 const DIFFERENT: u8 = 3;
 
@@ -61,7 +56,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value_t = Color::Auto)]
     color: Color,
 
-    /// Only kills at or after this: RFC 3339, or `YYYY-MM-DD[ HH:MM]`
+    /// Only kills at or after this: RFC 3339, `YYYY-MM-DD[ HH:MM[:SS]]`, or how long ago (2h, 3d)
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
 
@@ -106,7 +101,8 @@ struct Output {
     against: Option<Against>,
     kills: u64,
     without_time: u64,
-    error: Option<io::Error>,
+    /// Nothing more can be written.
+    failed: bool,
 }
 
 pub(super) fn run(args: Args) -> Result<ExitCode> {
@@ -114,12 +110,17 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         year: args.year,
         offset: args.utc_offset,
     };
-    let moment = |text: &Option<String>, option: &str| -> Result<Option<u64>> {
-        let Some(text) = text else { return Ok(None) };
-        let time = kernel_log::typed(text, dates);
-        let time =
-            time.with_context(|| format!("{option} {text}: not a time such as 2026-11-21 16:20"))?;
-        Ok(Some(time))
+    let moment = |text: &Option<String>, option: &str| {
+        let moment = |text: &String| events::moment_at(text, args.utc_offset);
+        text.as_ref()
+            .map(moment)
+            .transpose()
+            .unwrap_or_else(|error| {
+                let error = format!("{option}: {error}");
+                Cli::command()
+                    .error(ErrorKind::ValueValidation, error)
+                    .exit()
+            })
     };
     let stdout = io::stdout();
     let mut output = Output {
@@ -129,14 +130,14 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             Format::Json
         }),
         color: args.color.on(&stdout),
-        since: moment(&args.since, "--since")?,
-        until: moment(&args.until, "--until")?,
+        since: moment(&args.since, "--since"),
+        until: moment(&args.until, "--until"),
         out: BufWriter::with_capacity(256 << 10, stdout.lock()),
         bytes: Vec::new(),
         against: args.against.as_deref().map(Against::read).transpose()?,
         kills: 0,
         without_time: 0,
-        error: None,
+        failed: false,
     };
     if output.against.is_none() {
         output.format.begin(&mut output.bytes);
@@ -146,29 +147,23 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
             .context("writing the records")?;
     }
     let run_id = host::random_uuid().context("reading /proc/sys/kernel/random/uuid")?;
-    let mut importer = Importer::new(args.hostname.clone(), run_id, args.candidates);
+    let importer = Importer::new(args.hostname.clone(), run_id, args.candidates);
+    let mut logs = Logs::new(importer, dates, args.quiet);
     let mut progress = Progress::new(&args.files, args.quiet);
-    let mut troubles = Troubles::new(args.quiet);
     let mut unreadable = 0;
     for file in &args.files {
-        let read = import(
-            file,
-            dates,
-            &mut importer,
-            &mut output,
-            &mut troubles,
-            &mut progress,
-        );
+        let read = events::open(file, &progress).and_then(|input| {
+            logs.read(file, input, &mut progress, &mut |event| {
+                output.write(&event)
+            })
+        });
         progress.clear();
-        if let Some(error) = output.error.take() {
-            return Err(error).context("writing the records");
-        }
-        match read {
-            Ok(totals) => troubles.totals(file, &totals),
-            Err(error) => {
-                unreadable += 1;
-                anstream::eprintln!("oomtrace: {}: {error:#}", file.display());
+        if let Err(error) = read {
+            if output.failed {
+                return Err(error);
             }
+            unreadable += 1;
+            anstream::eprintln!("oomtrace: {}: {error:#}", events::shown(file));
         }
     }
     let nothing = output.kills == 0 && output.without_time == 0;
@@ -178,9 +173,9 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     };
     output.out.flush().context("writing the records")?;
     if !args.quiet {
-        troubles.sum(&output, &importer);
+        output.sum(&logs);
     }
-    Ok(if nothing && (unreadable > 0 || troubles.cut > 0) {
+    Ok(if nothing && (unreadable > 0 || logs.cut > 0) {
         ExitCode::FAILURE
     } else if different {
         ExitCode::from(DIFFERENT)
@@ -189,141 +184,52 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     })
 }
 
-/// Reads one log.
-fn import(
-    file: &Path,
-    dates: Dates,
-    importer: &mut Importer,
-    output: &mut Output,
-    troubles: &mut Troubles,
-    progress: &mut Progress,
-) -> Result<Totals> {
-    let input: Box<dyn Read> = if file == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(File::open(file)?)
-    };
-    let counter = progress.counter();
-    let input = kernel_log::unpack(progress::Counted::new(input, counter))?;
-    troubles.file = file.display().to_string();
-    let mut reader = LogReader::new(dates);
-    let totals = reader.read(input, |bytes| progress.read(bytes), &mut |found| {
-        importer.take(
-            found,
-            &mut |event| output.write(&event),
-            &mut |line, problem| troubles.add(line, problem),
-        );
-    })?;
-    Ok(totals)
-}
-
 impl Output {
-    fn write(&mut self, event: &Event) {
-        let Event::OomKill(kill) = event else { return };
-        if self.since.is_some() || self.until.is_some() {
-            let time = kill
-                .head
-                .time_unix_ns
-                .as_ref()
-                .and_then(|ns| ns.parse::<u64>().ok());
-            let Some(time) = time else {
-                self.without_time += 1;
-                return;
-            };
-            let early = self.since.is_some_and(|since| time < since);
-            if early || self.until.is_some_and(|until| time >= until) {
-                return;
-            }
+    fn write(&mut self, event: &Event) -> Result<()> {
+        let Event::OomKill(kill) = event else {
+            return Ok(());
+        };
+        if !self.is_in_time(kill) {
+            return Ok(());
         }
         self.kills += 1;
         if let Some(against) = &mut self.against {
             against.take(kill);
-            return;
+            return Ok(());
         }
         self.bytes.clear();
         self.format.write(event, self.color, &mut self.bytes);
-        if self.error.is_none() {
-            self.error = self.out.write_all(&self.bytes).err();
-        }
-    }
-}
-
-/// What could not be read, told as it comes.
-struct Troubles {
-    quiet: bool,
-    file: String,
-    told: u64,
-    all: u64,
-    /// Reports without an end, and lines that should have been readable.
-    cut: u64,
-}
-
-impl Troubles {
-    const fn new(quiet: bool) -> Self {
-        Self {
-            quiet,
-            file: String::new(),
-            told: 0,
-            all: 0,
-            cut: 0,
-        }
+        let result = self.out.write_all(&self.bytes);
+        self.failed = result.is_err();
+        result.context("writing the records")
     }
 
-    fn add(&mut self, line: u64, problem: Problem) {
-        self.all += 1;
-        self.cut += u64::from(problem != Problem::Imitation);
-        let what = match problem {
-            Problem::NoVictim => "a report that ends before it names a victim",
-            Problem::Imitation => "not the kernel's: a program wrote this line",
-            Problem::Broken => "this line is cut off or garbled",
+    fn is_in_time(&mut self, kill: &OomKill) -> bool {
+        if self.since.is_none() && self.until.is_none() {
+            return true;
+        }
+        let Some(time) = kill.head.unix_ns() else {
+            self.without_time += 1;
+            return false;
         };
-        if !self.quiet && self.told < TOLD {
-            self.told += 1;
-            anstream::eprintln!("oomtrace: {}:{line}: {what}", self.file);
-        }
+        self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
     }
 
-    /// What is unsure about a whole file.
-    fn totals(&self, file: &Path, totals: &Totals) {
-        if self.quiet {
-            return;
-        }
-        let file = file.display();
-        if totals.dates_without_year > 0 {
-            anstream::eprintln!(
-                "oomtrace: {file}: its dates have no year, so the time of kills is unknown; give it by --year"
-            );
-        } else if totals.dates_without_zone > 0 {
-            anstream::eprintln!(
-                "oomtrace: {file}: its dates have no zone; they are read by --utc-offset"
-            );
-        }
-        if totals.long_lines > 0 {
-            anstream::eprintln!(
-                "oomtrace: {file}: {} lines of more than 64 KiB, of which the front was read",
-                totals.long_lines
-            );
-        }
-    }
-
-    fn sum(&self, output: &Output, importer: &Importer) {
-        let mut text = match output.kills {
-            1 => "1 kill".to_owned(),
-            kills => format!("{kills} kills"),
-        };
-        if self.all > 0 {
-            text += &format!("; {} places could not be read", self.all);
-            if self.all > self.told {
-                text += &format!(", {} of them shown", self.told);
+    fn sum(&self, logs: &Logs) {
+        let mut text = count(self.kills, "kill");
+        if logs.troubles > 0 {
+            text += &format!("; {} could not be read", count(logs.troubles, "place"));
+            if logs.troubles > logs.told {
+                text += &format!(", {} of them shown", logs.told);
             }
         }
-        if output.without_time > 0 {
-            let count = output.without_time;
-            text += &format!("; {count} without a time, which --since and --until leave out");
+        if self.without_time > 0 {
+            let without = self.without_time;
+            text += &format!("; {without} without a time, which --since and --until leave out");
         }
-        if importer.unexplained() > 0 {
-            let count = importer.unexplained();
-            text += &format!("; {count} not explainable by the formula of their kernel");
+        let unexplained = logs.importer.unexplained();
+        if unexplained > 0 {
+            text += &format!("; {unexplained} not explainable by the formula of their kernel");
         }
         anstream::eprintln!("oomtrace: {text}");
     }

@@ -5,6 +5,29 @@ pub(super) use with::Args;
 #[cfg(not(feature = "kubernetes"))]
 pub(super) use without::Args;
 
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::kubernetes::Kubernetes;
+
+/// How long sources of pods may take for a verb that looks once.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+impl Args {
+    /// Starts the sources, and gives them a while to answer.
+    pub(super) fn settled(&self) -> Result<Option<Kubernetes>> {
+        let Some(options) = self.options(PATIENCE) else {
+            return Ok(None);
+        };
+        let sources = Kubernetes::start(options).context("starting the sources of pods")?;
+        if let Some(sources) = &sources {
+            sources.settle(PATIENCE);
+        }
+        Ok(sources)
+    }
+}
+
 #[cfg(feature = "kubernetes")]
 mod with {
     use std::{path::PathBuf, time::Duration};

@@ -6,6 +6,7 @@ mod events;
 mod explain;
 mod import;
 mod kubernetes;
+mod logs;
 mod node;
 mod progress;
 mod rank;

@@ -5,8 +5,10 @@ use std::{collections::HashMap, fs, path::Path};
 use anyhow::{Context, Result};
 
 use crate::{
-    event::{self, boottime_ns, rfc3339},
+    event::{self, Whose, boottime_ns, rfc3339},
     host,
+    incident::Directory as _,
+    kubernetes::Kubernetes,
     node::{
         Memory, Root,
         cgroups::{Hierarchy, Memcg},
@@ -82,6 +84,32 @@ impl Node {
             swap_bytes: Some(memory.swap),
             ..host::node()
         }
+    }
+}
+
+/// Who knows the names of this node's pods, once the sources have answered or had their time.
+pub(super) struct Names(Option<Kubernetes>);
+
+impl Names {
+    /// Asks the sources; not about a node that is elsewhere.
+    pub fn ask(args: &super::kubernetes::Args, root: &Path) -> Result<Self> {
+        if root != Path::new("/") {
+            return Ok(Self(None));
+        }
+        args.settled().map(Self)
+    }
+
+    /// Whose a cgroup is.
+    pub fn whose(&self, path: &[u8]) -> Whose {
+        match &self.0 {
+            Some(sources) => sources.pods.look_up(path, false).whose,
+            None => Whose::from_path(path),
+        }
+    }
+
+    /// The sources and how they are doing.
+    pub fn status(&self) -> Option<event::Kubernetes> {
+        Some(self.0.as_ref()?.pods.status())
     }
 }
 

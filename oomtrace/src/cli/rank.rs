@@ -11,10 +11,12 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use super::{Color, node::Node};
+use super::{
+    Color,
+    node::{Names, Node},
+};
 use crate::{
     format::{self, By},
-    node::whose,
     rank::{self, Facts, Ranking},
 };
 
@@ -26,7 +28,7 @@ processes may stand in another order in their cgroup than on the node. `ahead` i
 next would have to take to die first.
 
 It needs no privileges, but has to see the node's processes: in a container, run it with the host's
-(hostPID).
+(hostPID). Pods have names where a source of them may be asked; the runtime's socket takes root.
 
 Examples:
   oomtrace rank                              who dies when the node runs out
@@ -63,6 +65,9 @@ pub(super) struct Args {
           value_parser = clap::value_parser!(u64).range(1..=86400))]
     watch: Option<u64>,
 
+    #[command(flatten)]
+    kubernetes: super::kubernetes::Args,
+
     /// When to use colours
     #[arg(long, value_enum, default_value_t = Color::Auto)]
     color: Color,
@@ -77,8 +82,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let is_terminal = stdout.is_terminal();
     let color = args.color.on(&stdout);
     let node = Node::new(&args.root);
+    let names = Names::ask(&args.kubernetes, &args.root)?;
     let Some(seconds) = args.watch else {
-        let ranking = read(&node, args, args.candidates)?;
+        let ranking = read(&node, &names, args, args.candidates)?;
         let text = if args.json {
             line(&ranking)?
         } else {
@@ -93,10 +99,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             let (width, height) = size(&stdout);
             // Title, table head, legend, notes.
             let rows = args.candidates.min(height.saturating_sub(8).max(1));
-            let ranking = read(&node, args, rows)?;
+            let ranking = read(&node, &names, args, rows)?;
             redrawn(&format::ranking(&ranking, args.by, width, color)).into_bytes()
         } else {
-            line(&read(&node, args, args.candidates)?)?
+            line(&read(&node, &names, args, args.candidates)?)?
         };
         let mut out = stdout.lock();
         out.write_all(&text)?;
@@ -127,7 +133,7 @@ fn line(ranking: &Ranking) -> Result<Vec<u8>> {
     Ok(line)
 }
 
-fn read(node: &Node, args: &Args, most: usize) -> Result<Ranking> {
+fn read(node: &Node, names: &Names, args: &Args, most: usize) -> Result<Ranking> {
     let memory = node.memory()?;
     let tasks = node.tasks()?;
     let swappiness = node.root.number("/proc/sys/vm/swappiness");
@@ -158,6 +164,7 @@ fn read(node: &Node, args: &Args, most: usize) -> Result<Ranking> {
     }
     let facts = Facts {
         node: node.event(&memory),
+        kubernetes: names.status(),
         time: super::node::now(),
         whole_node: node.is_whole(),
         tasks: &tasks,
@@ -168,5 +175,5 @@ fn read(node: &Node, args: &Args, most: usize) -> Result<Ranking> {
         kill_allocating_task: node.root.number("/proc/sys/vm/oom_kill_allocating_task"),
         panic_on_oom: node.root.number("/proc/sys/vm/panic_on_oom"),
     };
-    Ok(rank::rank(&facts, most, &whose::from_path))
+    Ok(rank::rank(&facts, most, &|path| names.whose(path)))
 }

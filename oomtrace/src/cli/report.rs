@@ -10,12 +10,15 @@ use std::{
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use rustix::fs::{AtFlags, CWD, OFlags};
+use rustix::{
+    fs::{AtFlags, CWD, OFlags, linkat},
+    io::Errno,
+};
 
 use super::events::{Count, moment};
 use crate::{
     event::rfc3339,
-    report::{Markup, Report, html, plain},
+    report::{self, Markup, Report, html, plain},
 };
 
 const AFTER_HELP: &str = "\
@@ -35,7 +38,7 @@ Exit status: 0 when something could be read, 1 when nothing could, 2 for wrong u
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Event logs, packed or not, and directories of them; `-` is standard input
+    /// Event logs and kernel logs, packed or not, and directories of event logs; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
 
@@ -110,10 +113,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let now = jiff::Timestamp::now().as_second();
     let now = rfc3339(u64::try_from(now).unwrap_or(0) * 1_000_000_000);
     let made = format!(
-        "Made by oomtrace {} on {} from {} records",
+        "Made by oomtrace {} on {} from {}",
         env!("CARGO_PKG_VERSION"),
         now.get(..16).unwrap_or_default().replace('T', " "),
-        count.events
+        report::count(count.events, "record"),
     );
     let text = match format {
         Format::Html => html(&report, &made),
@@ -149,9 +152,13 @@ fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Ok(mut file) => {
             file.write_all(bytes)?;
             use std::os::fd::AsRawFd;
-            let link = format!("/proc/self/fd/{}", file.as_raw_fd());
-            rustix::fs::linkat(CWD, link, CWD, &waiting, AtFlags::SYMLINK_FOLLOW)
-                .map_err(io::Error::from)
+            let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let link = |name| linkat(CWD, &*file, CWD, name, AtFlags::SYMLINK_FOLLOW);
+            match link(path) {
+                // A link cannot replace what is there.
+                Err(Errno::EXIST) => link(&waiting).map_err(io::Error::from),
+                other => return other.map_err(io::Error::from),
+            }
         }
         // Not every file system has files without a name.
         Err(_) => File::create_new(&waiting).and_then(|mut file| file.write_all(bytes)),

@@ -43,7 +43,7 @@ const MOST_AWAITED: usize = 10_000;
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Args {
-    /// Event logs, packed or not, and directories of them; `-` is standard input
+    /// Event logs and kernel logs, packed or not, and directories of event logs; `-` is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     files: Vec<PathBuf>,
 
@@ -115,6 +115,10 @@ enum Kind {
     OomOutcome,
     /// What became known of a kill later.
     Enrichment,
+    /// The kubelet evicted a pod.
+    PodEviction,
+    /// A program killed a cgroup.
+    UserspaceKill,
     /// Records were lost.
     Loss,
     /// The tracer itself.
@@ -292,6 +296,8 @@ impl<'a> Wanted<'a> {
                 Kind::Enrichment,
                 !filter.is_of_victims() || self.awaited.contains(&late.head.event_id),
             ),
+            Event::PodEviction(_) => (Kind::PodEviction, !filter.is_of_victims()),
+            Event::UserspaceKill(_) => (Kind::UserspaceKill, !filter.is_of_victims()),
             Event::Loss(_) => (Kind::Loss, !filter.is_of_victims()),
             Event::Status(_) => (Kind::Status, !filter.is_of_victims()),
         };

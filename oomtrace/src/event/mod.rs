@@ -6,6 +6,7 @@
 
 mod gfp;
 mod id;
+mod killers;
 mod time;
 mod verdict;
 
@@ -17,10 +18,11 @@ use serde::{Deserialize, Serialize};
 
 pub use gfp::gfp_flag_names;
 pub use id::{event_id, oom_id};
+pub use killers::{EvictedContainer, Eviction, NodeCondition, PodEviction, UserspaceKill};
 pub use time::{Clock, boottime_ns, rfc3339};
 pub use verdict::{NextVictim, Survival, Verdict, VerdictCode, VerdictFlag};
 
-use crate::cgroup::{Level, QosClass};
+use crate::cgroup::{self, Level, Placement, QosClass};
 
 /// The value of every record's `schema`.
 pub const SCHEMA: &str = "oomtrace.event/v1";
@@ -38,6 +40,11 @@ pub enum Event {
     OomOutcome(Box<OomOutcome>),
     /// Facts about the pods of a kill that came after its record had gone out.
     Enrichment(Box<LateEnrichment>),
+    /// The kubelet evicted a pod: it killed all of its processes. The kernel knows nothing of it.
+    PodEviction(Box<PodEviction>),
+    /// A program killed all processes of a cgroup because memory was short. The kernel knows nothing
+    /// of it.
+    UserspaceKill(Box<UserspaceKill>),
     /// Records were lost; how many is exact.
     Loss(Box<Loss>),
     /// The tracer itself: start, heartbeat, stop.
@@ -51,6 +58,8 @@ impl Event {
             Self::OomKill(event) | Self::OomMark(event) => &event.head,
             Self::OomOutcome(event) => &event.head,
             Self::Enrichment(event) => &event.head,
+            Self::PodEviction(event) => &event.head,
+            Self::UserspaceKill(event) => &event.head,
             Self::Loss(event) => &event.head,
             Self::Status(event) => &event.head,
         }
@@ -62,6 +71,8 @@ impl Event {
             Self::OomKill(event) | Self::OomMark(event) => &mut event.head,
             Self::OomOutcome(event) => &mut event.head,
             Self::Enrichment(event) => &mut event.head,
+            Self::PodEviction(event) => &mut event.head,
+            Self::UserspaceKill(event) => &mut event.head,
             Self::Loss(event) => &mut event.head,
             Self::Status(event) => &mut event.head,
         }
@@ -138,6 +149,10 @@ pub enum SourceKind {
     Ebpf,
     /// A kernel log.
     KernelLog,
+    /// The status of a pod.
+    PodStatus,
+    /// The system bus (D-Bus).
+    SystemBus,
 }
 
 /// One victim of one OOM decision (`oom_kill`), or a task marked while it was exiting
@@ -682,13 +697,38 @@ impl OomKill {
     }
 }
 
-/// Whose process it is.
+/// Whose process or cgroup it is, as far as known: names, requests and limits where a source of pods
+/// has told them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Whose {
     /// Its container.
     pub container: Option<Container>,
     /// Its pod.
     pub pod: Option<Pod>,
+}
+
+impl Whose {
+    /// What a cgroup path alone tells: the pod's uid and QoS class, the container's id.
+    pub fn from_path(path: &[u8]) -> Self {
+        Self::of(&cgroup::resolve(path))
+    }
+
+    /// What one reading of a path tells.
+    pub fn of(placement: &Placement) -> Self {
+        Self {
+            container: placement.container.as_ref().map(|container| Container {
+                id: container.id.clone(),
+                runtime: container.runtime.map(|runtime| runtime.name().to_owned()),
+                ..Container::default()
+            }),
+            pod: placement.pod.as_ref().map(|pod| Pod {
+                uid: pod.uid.clone(),
+                qos_class: placement.qos_class,
+                qos_source: placement.qos_class.map(|_| QosSource::CgroupPath),
+                ..Pod::default()
+            }),
+        }
+    }
 }
 
 /// What became of a victim.

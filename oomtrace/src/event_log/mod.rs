@@ -157,6 +157,8 @@ fn parse(text: &[u8]) -> serde_json::Result<Item> {
         b"oom_mark" => Event::OomMark(serde_json::from_slice(text)?),
         b"oom_outcome" => Event::OomOutcome(serde_json::from_slice(text)?),
         b"enrichment" => Event::Enrichment(serde_json::from_slice(text)?),
+        b"pod_eviction" => Event::PodEviction(serde_json::from_slice(text)?),
+        b"userspace_kill" => Event::UserspaceKill(serde_json::from_slice(text)?),
         b"loss" => Event::Loss(serde_json::from_slice(text)?),
         b"status" => Event::Status(serde_json::from_slice(text)?),
         _ => return Ok(Item::Unknown),
@@ -173,6 +175,8 @@ fn first_kind(text: &[u8]) -> Option<&[u8]> {
         b"oom_mark",
         b"oom_outcome",
         b"enrichment",
+        b"pod_eviction",
+        b"userspace_kill",
         b"loss",
         b"status",
     ];
@@ -218,5 +222,36 @@ mod tests {
             ["{\"kind\":\"new\"}\n", "3: it ends within a JSON object"]
         );
         assert!(items("{\"kind\":\"oom_kill\"}")[0].starts_with("1: missing field"));
+    }
+
+    /// The other killers' records are read as they were written.
+    #[test]
+    fn other_killers() {
+        let head = r#""schema":"oomtrace.event/v1","event_id":"x","run_id":"r","seq":1,"time":null,
+            "time_unix_ns":null,"boottime_ns":null,"node":{"hostname":null,"machine_id":null,
+            "boot_id":null,"kernel":null,"memory_bytes":null,"swap_bytes":null,
+            "k8s_node_name":null},"#;
+        let eviction = format!(
+            r#"{{"kind":"pod_eviction",{head}"source":{{"kind":"pod_status","hooks":[],"merged":[]}},
+            "pod":{{"uid":"u","name":"n","namespace":"s","qos_class":null,"qos_source":null,
+            "priority":null,"priority_class":null,"owner":null,"labels":{{}},"is_static":null,
+            "memory_request_bytes":null,"memory_limit_bytes":null}},"resource":"memory",
+            "message":"m","evicted_at":null,"threshold_bytes":1,"available_bytes":2,
+            "containers":[{{"name":"app","usage_bytes":3,"request_bytes":4}}],
+            "node_conditions":[{{"condition":"MemoryPressure","status":"True","reason":null,
+            "since":null}}],"enrichment":null}}"#
+        );
+        let kill = format!(
+            r#"{{"kind":"userspace_kill",{head}"source":{{"kind":"system_bus","hooks":[],
+            "merged":[]}},"killer":"systemd-oomd","reason":"memory-used","cgroup_path":"/a",
+            "level":"slice","container":null,"pod":null,"enrichment":null}}"#
+        );
+        for text in [eviction, kill] {
+            let Item::Event(event) = parse(text.as_bytes()).unwrap() else {
+                panic!("not known: {text}");
+            };
+            let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(serde_json::to_value(&*event).unwrap(), read);
+        }
     }
 }

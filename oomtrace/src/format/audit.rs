@@ -6,7 +6,7 @@ use anstyle::{AnsiColor, Style};
 
 use super::{
     WIDTH,
-    draw::{NOT_WHOLE, heading, wrapped},
+    draw::{NOT_WHOLE, heading, silent, wrapped},
     pretty::{BOLD, DIM, Paint, WARN, shown, time_of_day},
 };
 use crate::{
@@ -35,6 +35,10 @@ pub fn audit(audit: &Audit, width: usize, color: bool) -> String {
     }
     if audit.whole_node == Some(false) {
         wrapped(&mut text, width, "", "", NOT_WHOLE);
+        text.push('\n');
+    }
+    for note in silent(audit.kubernetes.as_ref()) {
+        wrapped(&mut text, width, "", "", &note);
         text.push('\n');
     }
     for check in &audit.not_checked {

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use super::pretty::{BOLD, Paint};
-use crate::event::Candidate;
+use super::pretty::{BOLD, Paint, shown};
+use crate::event::{Candidate, Kubernetes, PodSourceState};
 
 /// A line across the page.
 pub(super) fn heading(text: &str, width: usize, paint: Paint) -> String {
@@ -38,6 +38,20 @@ pub(super) fn wrapped(out: &mut String, width: usize, first: &str, rest: &str, t
 /// Said where not all processes of the node are seen.
 pub(super) const NOT_WHOLE: &str = "Only the processes of this PID namespace are seen, not all of \
                                     the node: in a container, run it with the host's (hostPID).";
+
+/// A sentence for each source of pods that does not answer.
+pub(super) fn silent(kubernetes: Option<&Kubernetes>) -> impl Iterator<Item = String> {
+    let sources = kubernetes.map_or(&[][..], |found| &found.sources).iter();
+    let silent = sources.filter(|source| source.state != PodSourceState::Live);
+    silent.map(|source| {
+        let error = source.error.as_deref().unwrap_or("it does not answer");
+        format!(
+            "Pods may lack names and requests: {}: {}.",
+            source.name,
+            shown(error)
+        )
+    })
+}
 
 /// What `oom_score_adj` adds to the points, in bytes; unknown where what the decision could use is,
 /// unless it is 0.

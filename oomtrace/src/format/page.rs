@@ -223,12 +223,7 @@ impl Page {
             items,
             ..
         } = candidates;
-        let ranked = items.iter().all(|item| item.rank != 0);
-        let order = if ranked {
-            "the one with the most points dies"
-        } else {
-            "their order is unknown"
-        };
+        let order = order(items);
         let plural = if *total == 1 { "" } else { "s" };
         self.title(&format!("Ranking: {total} candidate{plural}, {order}"));
         let rows: Vec<Row<'_>> = items
@@ -402,6 +397,15 @@ pub(crate) fn how_it_ended(outcome: &OomOutcome) -> String {
     }
 }
 
+/// What the order of these candidates says.
+pub(crate) fn order(items: &[Candidate]) -> &'static str {
+    match items.iter().position(|item| item.rank == 0) {
+        None => "the one with the most points dies",
+        Some(0) => "their order is unknown",
+        Some(_) => "the one with the most points dies; the order of some is unknown",
+    }
+}
+
 /// What made it this one, from the facts.
 pub(crate) fn why(event: &OomKill) -> Vec<String> {
     let OomKill {
@@ -411,6 +415,13 @@ pub(crate) fn why(event: &OomKill) -> Vec<String> {
         candidates,
         ..
     } = event;
+    if is_not_explainable(event) {
+        return vec![
+            "Not explainable: the log does not tell the points of the candidates, or the kernel's \
+             formula does not give the score that it printed."
+                .to_owned(),
+        ];
+    }
     let mut reasons = Vec::new();
     if oom.constraint == Some(Constraint::Memcg) {
         reasons.push(
@@ -511,6 +522,15 @@ fn flag_says(flag: VerdictFlag, event: &OomKill) -> String {
     }
 }
 
+/// Whether it was chosen among candidates whose points nobody knows.
+fn is_not_explainable(event: &OomKill) -> bool {
+    let unknown = |candidates: &Candidates| {
+        let known = |item: &Candidate| item.badness_pages.is_some() || item.rank != 0;
+        candidates.listed > 0 && !candidates.items.iter().any(known)
+    };
+    event.victim.role == Some(Role::Chosen) && event.candidates.as_ref().is_some_and(unknown)
+}
+
 /// What would have changed it, and why nothing can be said where it cannot.
 pub(crate) fn what_would_have_spared(event: &OomKill) -> Vec<String> {
     let OomKill {
@@ -602,6 +622,10 @@ fn why_no_adj(event: &OomKill, candidates: Option<&Candidates>) -> String {
     }
     if oom.victim_count > Some(1) {
         return "No oom_score_adj of its own: all of its group died, whichever of it was chosen."
+            .to_owned();
+    }
+    if is_not_explainable(event) {
+        return "No oom_score_adj is known to: the points of the candidates are unknown."
             .to_owned();
     }
     "No oom_score_adj is known to: not even -999, as far as the event tells.".to_owned()

@@ -8,9 +8,9 @@ use std::fmt::{self, Display, Write};
 use anstyle::{AnsiColor, Style};
 
 use crate::event::{
-    Candidates, Constraint, Container, Event, Head, LateEnrichment, Loss, LossPlace, Memcg, Oom,
-    OomKill, OomOutcome, Phase, Pod, Role, Scope, Status, Trigger, Victim, VictimMemory,
-    VictimState,
+    Candidates, Constraint, Container, Event, EvictedContainer, Head, LateEnrichment, Loss,
+    LossPlace, Memcg, Oom, OomKill, OomOutcome, Phase, Pod, PodEviction, Role, Scope, Status,
+    Trigger, UserspaceKill, Victim, VictimMemory, VictimState,
 };
 use crate::explain::{amount, brief};
 
@@ -27,6 +27,8 @@ pub fn pretty(event: &Event, color: bool, out: &mut Vec<u8>) {
         Event::OomMark(mark) => page.mark(mark),
         Event::OomOutcome(outcome) => page.outcome(outcome),
         Event::Enrichment(late) => page.late(late),
+        Event::PodEviction(eviction) => page.eviction(eviction),
+        Event::UserspaceKill(kill) => page.userspace_kill(kill),
         Event::Loss(loss) => page.loss(loss),
         Event::Status(status) => page.status(status),
     };
@@ -238,6 +240,47 @@ impl Paint {
             "{}  {}    {text}\n\n",
             self.on(DIM, clock(&event.head)),
             self.on(DIM, "pod"),
+        )
+    }
+
+    fn eviction(self, event: &PodEviction) -> String {
+        let mut text = format!(
+            "{}  {}  pod {}",
+            self.on(DIM, clock(&event.head)),
+            self.on(ALARM, "EVICTED"),
+            place(Some(&event.pod), None),
+        );
+        if let Some(resource) = &event.eviction.resource {
+            let _ = write!(text, ", because the node was low on {}", shown(resource));
+        }
+        text.push('\n');
+        for EvictedContainer {
+            name,
+            usage_bytes,
+            request_bytes,
+        } in &event.eviction.containers
+        {
+            let bytes = |bytes: &Option<u64>| bytes.map_or("?".to_owned(), amount);
+            let value = format!(
+                "{} used {}, requested {}",
+                shown(name),
+                bytes(usage_bytes),
+                bytes(request_bytes)
+            );
+            self.line(&mut text, "over", &value);
+        }
+        text.push('\n');
+        text
+    }
+
+    fn userspace_kill(self, event: &UserspaceKill) -> String {
+        format!(
+            "{}  {}  {} killed {}: {}\n\n",
+            self.on(DIM, clock(&event.head)),
+            self.on(ALARM, "KILLED"),
+            shown(&event.killer),
+            shown(&event.cgroup_path),
+            shown(&event.reason),
         )
     }
 

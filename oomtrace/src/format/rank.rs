@@ -1,7 +1,7 @@
 //! The order of `oomtrace rank`, as a table.
 
 use super::{
-    draw::{NOT_WHOLE, Parts, heading, legend, wrapped},
+    draw::{NOT_WHOLE, Parts, heading, legend, silent, wrapped},
     pretty::{BOLD, DIM, Paint, WARN, shown, time_of_day},
 };
 use crate::{
@@ -115,6 +115,7 @@ fn notes(ranking: &Ranking) -> Vec<String> {
     if ranking.whole_node == Some(false) {
         notes.push(NOT_WHOLE.to_owned());
     }
+    notes.extend(silent(ranking.kubernetes.as_ref()));
     if ranking.panics == Some(true) {
         notes.push("vm.panic_on_oom is set: the kernel panics, and kills nobody.".to_owned());
     } else if ranking.allocating_task_dies == Some(true) {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use oomtrace_common::Level;
 
-use super::{Directory, Kill, Known, Outcome, Scored};
+use super::{Cgroups, Directory, Kill, Known, Outcome, Scored};
 use crate::{
     cgroup::{self, Placement},
     event::{
         After, Candidate, CandidateSource, Candidates, Cgroup, Clock, Constraint, Container,
         Enrichment, Event, Head, MarkPath, Memcg, MemcgStat, Node, NodeMemory, Oom, OomKill,
         OomOutcome, OutcomeVictim, Pod, SCHEMA, Scope, Source, SourceKind, Trigger, Victim,
-        VictimMemory, VictimState, ZoneMemory, event_id, gfp_flag_names, oom_id, rfc3339,
+        VictimMemory, VictimState, Whose, ZoneMemory, event_id, gfp_flag_names, oom_id, rfc3339,
     },
     explain::{self, Case, Footprint, Ranked},
     kernel_log::{self, Report, TaskRow},
@@ -41,6 +41,8 @@ pub struct Assembler {
     pub max_candidates: usize,
     /// Who knows the names of pods.
     pub directory: Option<Arc<dyn Directory>>,
+    /// Where the candidates are, of which the kernel tells an id only.
+    pub cgroups: Option<Box<dyn Cgroups>>,
 }
 
 impl Assembler {
@@ -130,7 +132,15 @@ impl Assembler {
         let (trigger, trigger_enrichment) = self.trigger(kill);
         let (victim, victim_enrichment) = self.victim(kill, &ranking, node_pages, clock);
         if let Some(ranking) = &mut ranking {
-            ranking.place(&victim, &trigger);
+            for (cgroup, container, pod) in [
+                (&victim.cgroup, &victim.container, &victim.pod),
+                (&trigger.cgroup, &trigger.container, &trigger.pod),
+            ] {
+                if let Some(id) = cgroup.as_ref().and_then(|cgroup| cgroup.id.as_ref()) {
+                    ranking.place(id, container.as_ref(), pod.as_ref());
+                }
+            }
+            self.place_others(ranking, [&victim.cgroup, &trigger.cgroup]);
         }
         let verdict = explain::verdict(&Case {
             killed: kill.victim.killed,
@@ -396,7 +406,8 @@ impl Assembler {
         (victim, enrichment)
     }
 
-    fn look_up(&self, path: &[u8], cut: bool) -> Known {
+    /// Whose a cgroup is.
+    pub fn look_up(&self, path: &[u8], cut: bool) -> Known {
         match &self.directory {
             Some(directory) => directory.look_up(path, cut),
             None => Known::from_path(path, cut),
@@ -423,6 +434,29 @@ impl Assembler {
                 .map(|runtime| runtime.name().to_owned()),
         };
         (Some(cgroup), known)
+    }
+
+    /// Whose the candidates are that are in other cgroups than these.
+    fn place_others(&mut self, ranking: &mut Ranking, placed: [&Option<Cgroup>; 2]) {
+        let mut placed: Vec<String> = placed
+            .into_iter()
+            .filter_map(|cgroup| cgroup.as_ref()?.id.clone())
+            .collect();
+        for at in 0..ranking.items.len() {
+            let Candidate { pid, cgroup_id, .. } = &ranking.items[at];
+            let Some(id) = cgroup_id.clone().filter(|id| !placed.contains(id)) else {
+                continue;
+            };
+            let path = id.parse().ok().and_then(|number| {
+                let path = self.cgroups.as_mut()?.path(*pid, number)?;
+                Some(path.to_vec())
+            });
+            if let Some(path) = path {
+                let Whose { container, pod } = self.look_up(&path, false).whose;
+                ranking.place(&id, container.as_ref(), pod.as_ref());
+                placed.push(id);
+            }
+        }
     }
 
     fn scope(&self, constraint: Option<Constraint>, memcg: Option<&Memcg>) -> Option<Scope> {
@@ -625,42 +659,35 @@ pub(super) struct Ranking {
 }
 
 impl Ranking {
-    /// None where the order is not known.
+    /// The candidates down to the first whose rank is not known; none if it is that of all.
     pub(super) fn ranked(&self) -> Option<Ranked<'_>> {
-        self.items
-            .iter()
-            .all(|item| item.rank != 0)
-            .then_some(Ranked {
-                items: &self.items,
-                total: self.total,
-                whole: self.whole,
-            })
+        let unknown = self.items.iter().position(|item| item.rank == 0);
+        let items = &self.items[..unknown.unwrap_or(self.items.len())];
+        (unknown != Some(0)).then_some(Ranked {
+            items,
+            total: self.total,
+            whole: self.whole,
+        })
     }
 
-    /// Whose the candidates are that are in the cgroup of the victim, or of the trigger.
-    pub(super) fn place(&mut self, victim: &Victim, trigger: &Trigger) {
-        for (cgroup, container, pod) in [
-            (&victim.cgroup, &victim.container, &victim.pod),
-            (&trigger.cgroup, &trigger.container, &trigger.pod),
-        ] {
-            let Some(id) = cgroup.as_ref().and_then(|cgroup| cgroup.id.as_ref()) else {
-                continue;
-            };
-            let there = |item: &&mut Candidate| item.cgroup_id.as_ref() == Some(id);
-            for item in self.items.iter_mut().filter(there) {
-                item.container_id = container.as_ref().map(|container| container.id.clone());
-                item.pod_uid = pod.as_ref().map(|pod| pod.uid.clone());
-            }
+    /// Whose the candidates are that are in the cgroup with this id.
+    fn place(&mut self, id: &str, container: Option<&Container>, pod: Option<&Pod>) {
+        let there = |item: &&mut Candidate| item.cgroup_id.as_deref() == Some(id);
+        for item in self.items.iter_mut().filter(there) {
+            item.container_id = container.map(|container| container.id.clone());
+            item.memory_request_bytes =
+                container.and_then(|container| container.memory_request_bytes);
+            item.pod_uid = pod.map(|pod| pod.uid.clone());
         }
     }
 
-    pub(super) fn listed(mut self, most: usize) -> Candidates {
-        self.items.truncate(most);
+    pub(super) fn listed(&self, most: usize) -> Candidates {
+        let items = &self.items[..self.items.len().min(most)];
         Candidates {
             source: self.source,
             total: self.total,
-            listed: u32::try_from(self.items.len()).unwrap_or(u32::MAX),
-            items: self.items,
+            listed: u32::try_from(items.len()).unwrap_or(u32::MAX),
+            items: items.to_vec(),
         }
     }
 }
@@ -815,7 +842,7 @@ fn zone_memory(zone: &kernel_log::Zone, page_size: Option<u64>) -> ZoneMemory {
 
 fn whose(known: Option<Known>) -> (Option<Container>, Option<Pod>, Option<Enrichment>) {
     known.map_or((None, None, None), |known| {
-        (known.container, known.pod, known.enrichment)
+        (known.whose.container, known.whose.pod, known.enrichment)
     })
 }
 

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     cgroup::Placement,
-    event::{Container, Enrichment, Pod, QosSource, Whose},
+    event::{Enrichment, Eviction, NodeCondition, Pod, Whose},
 };
 
 /// Knows pods and containers by name.
@@ -15,15 +15,20 @@ pub trait Directory: fmt::Debug + Send + Sync {
     fn look_up(&self, path: &[u8], cut: bool) -> Known;
 }
 
+/// Finds the memory cgroups of processes that are there.
+pub trait Cgroups: fmt::Debug {
+    /// The path of the memory cgroup with this kernfs id, which a process is in; `None` where that
+    /// cannot be made sure of. Stands between a kill and its record: must not wait.
+    fn path(&mut self, pid: u32, id: u64) -> Option<&[u8]>;
+}
+
 /// Whose cgroup it is.
 #[derive(Clone, Debug)]
 pub struct Known {
     /// What its path tells.
     pub placement: Placement,
-    /// The container.
-    pub container: Option<Container>,
-    /// The pod.
-    pub pod: Option<Pod>,
+    /// The container and the pod.
+    pub whose: Whose,
     /// Where the facts came from that the path does not tell.
     pub enrichment: Option<Enrichment>,
 }
@@ -37,17 +42,7 @@ impl Known {
     /// What one reading of a path tells.
     pub fn from_placement(placement: Placement) -> Self {
         Self {
-            container: placement.container.as_ref().map(|container| Container {
-                id: container.id.clone(),
-                runtime: container.runtime.map(|runtime| runtime.name().to_owned()),
-                ..Container::default()
-            }),
-            pod: placement.pod.as_ref().map(|pod| Pod {
-                uid: pod.uid.clone(),
-                qos_class: placement.qos_class,
-                qos_source: placement.qos_class.map(|_| QosSource::CgroupPath),
-                ..Pod::default()
-            }),
+            whose: Whose::of(&placement),
             enrichment: None,
             placement,
         }
@@ -105,6 +100,28 @@ pub struct Answered {
     pub whose: [Whose; 2],
     /// Where the facts came from.
     pub enrichment: Option<Enrichment>,
+}
+
+/// A pod was evicted.
+#[derive(Clone, Debug)]
+pub struct Evicted {
+    /// The pod.
+    pub pod: Pod,
+    /// What its status tells.
+    pub eviction: Eviction,
+    /// The node's conditions by now.
+    pub node_conditions: Option<Vec<NodeCondition>>,
+    /// Where the facts came from.
+    pub enrichment: Option<Enrichment>,
+}
+
+/// What comes from the sources of pods by itself.
+#[derive(Debug)]
+pub enum News {
+    /// What was learnt of a kill.
+    Answered(Box<Answered>),
+    /// A pod was evicted.
+    Evicted(Box<Evicted>),
 }
 
 #[cfg(test)]

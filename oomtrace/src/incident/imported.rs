@@ -12,13 +12,13 @@ use super::{
         MEMCG_MESSAGE, Ranking, constraint_of_name, limit, node_memory, number, reported_memcg,
         scope, text,
     },
-    directory::Known,
 };
 use crate::{
     cgroup::{self, Placement},
     event::{
         Candidate, CandidateSource, Cgroup, Constraint, Container, Event, Head, Memcg, Node, Oom,
-        OomKill, Pod, Role, SCHEMA, Source, SourceKind, Trigger, Victim, VictimMemory, rfc3339,
+        OomKill, Pod, Role, SCHEMA, Source, SourceKind, Trigger, Victim, VictimMemory, Whose,
+        rfc3339,
     },
     explain::{self, Case, Footprint, Held},
     kernel_log::{Found, KilledLine, LogPath, Origin, Output, Report, TaskRow, What},
@@ -235,18 +235,24 @@ impl Importer {
         }
         let decision = Decision::new(&under);
         self.unexplained += u64::from(decision.formula == Formula::DoesNotExplain);
+        let ranking = decision.ranking();
         for at in 0..under.kills.len() {
-            let event = self.event(&under, &decision, at);
+            let event = self.event(&under, &decision, ranking.as_ref(), at);
             out(event);
         }
     }
 
-    fn event(&mut self, under: &Under, decision: &Decision<'_>, at: usize) -> Event {
+    fn event(
+        &mut self,
+        under: &Under,
+        decision: &Decision<'_>,
+        ranking: Option<&Ranking>,
+        at: usize,
+    ) -> Event {
         let logged = &under.kills[at];
         let killed = &logged.killed;
         let first = at == 0;
-        let ranking = decision.ranking();
-        let victim = decision.victim(under, killed, first, ranking.as_ref());
+        let victim = decision.victim(under, killed, first, ranking);
         let oom = decision.oom(under, at);
         let trigger = decision.trigger();
         let compared = first && decision.chose(killed);
@@ -256,10 +262,7 @@ impl Importer {
                 oom: &oom,
                 trigger: &trigger,
                 victim: &victim,
-                ranked: ranking
-                    .as_ref()
-                    .filter(|_| compared)
-                    .and_then(Ranking::ranked),
+                ranked: ranking.filter(|_| compared).and_then(Ranking::ranked),
                 unowned_bytes: decision.unowned_bytes(),
                 capacity_bytes: decision.memory_bytes(),
                 page_size,
@@ -377,7 +380,10 @@ impl Under {
         let last = self.kills.last().unwrap_or(first);
         let soon = near(last.killed.time_usec, killed.time_usec, GROUP_NS / 1000)
             && near(last.wall_ns, logged.wall_ns, GROUP_NS);
-        let whole = table.filter(|table| table.rows.len() as u64 == table.total);
+        let whole = table.filter(|table| {
+            let has_first = row_of(&table.rows, first.killed.pid).is_some();
+            has_first && table.rows.len() as u64 == table.total
+        });
         soon && first.killed.message == killed.message && (whole.is_none() || row.is_some())
     }
 
@@ -634,6 +640,13 @@ impl<'a> Decision<'a> {
             return None;
         }
         let table = self.report?.table.as_ref()?;
+        let whole = table.rows.len() as u64 == table.total;
+        // A table without the one that was chosen has lost rows, and nobody knows which: `grep oom`
+        // leaves those of processes that are named so.
+        let (chosen, _) = self.chosen?;
+        if whole && row_of(&table.rows, chosen).is_none() {
+            return None;
+        }
         // 2.6.35 and before have nothing that this could be.
         if table.rows.iter().any(|row| row.oom_score_adj.is_none()) {
             return None;
@@ -682,7 +695,7 @@ impl<'a> Decision<'a> {
             source: CandidateSource::KernelLog,
             total: u32::try_from(total).unwrap_or(u32::MAX),
             items,
-            whole: table.rows.len() as u64 == table.total,
+            whole,
         })
     }
 
@@ -779,8 +792,8 @@ impl<'a> Decision<'a> {
         let row = tid.and_then(|tid| row_of(self.rows(), tid));
         // The kernel prints the name of the innermost cpuset, which may be a container's.
         let cpuset = report.cpuset.as_deref().filter(|name| *name != b"/");
-        let container =
-            cpuset.and_then(|name| Known::from_path(&[b"/", name].concat(), true).container);
+        let container = cpuset
+            .and_then(|name| Whose::of(&Placement::of(&[b"/", name].concat(), true)).container);
         Trigger {
             pid: row.map(|row| row.tgid),
             tid,
@@ -880,12 +893,8 @@ impl<'a> Decision<'a> {
         let Some(path) = path else {
             return (None, None, None);
         };
-        let Known {
-            placement,
-            container,
-            pod,
-            ..
-        } = Known::from_path(&path.bytes, false);
+        let placement = cgroup::resolve(&path.bytes);
+        let Whose { container, pod } = Whose::of(&placement);
         let cgroup = Cgroup {
             path: Some(text(&path.bytes)),
             path_cut: false,

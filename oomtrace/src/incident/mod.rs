@@ -24,7 +24,7 @@ use oomtrace_common::LEVEL_OOM_GROUP;
 
 pub use self::{
     assemble::Assembler,
-    directory::{Answered, Directory, Known, Question},
+    directory::{Answered, Cgroups, Directory, Evicted, Known, News, Question},
     imported::{Importer, Problem},
 };
 use crate::{

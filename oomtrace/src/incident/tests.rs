@@ -170,6 +170,7 @@ fn assembler() -> Assembler {
         page_size: 4096,
         max_candidates: 10,
         directory: None,
+        cgroups: None,
     }
 }
 

@@ -13,7 +13,10 @@ impl<'a> Cursor<'a> {
 
     /// The bytes before `end`, which is stepped over.
     pub(super) fn until(&mut self, end: &[u8]) -> Option<&'a [u8]> {
-        let at = memchr::memmem::find(self.0, end)?;
+        let at = match end {
+            [byte] => memchr::memchr(*byte, self.0),
+            _ => memchr::memmem::find(self.0, end),
+        }?;
         let field = &self.0[..at];
         self.0 = &self.0[at + end.len()..];
         Some(field)
@@ -25,10 +28,13 @@ impl<'a> Cursor<'a> {
 
     /// Decimal digits (`%lu`).
     pub(super) fn unsigned(&mut self) -> Option<u64> {
-        let digits = self.0.iter().take_while(|b| b.is_ascii_digit()).count();
-        let value = std::str::from_utf8(&self.0[..digits]).ok()?.parse().ok()?;
+        let (mut value, mut digits) = (0_u64, 0);
+        for byte in self.0.iter().take_while(|b| b.is_ascii_digit()) {
+            value = value.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
+            digits += 1;
+        }
         self.0 = &self.0[digits..];
-        Some(value)
+        (digits > 0).then_some(value)
     }
 
     /// Decimal digits with an optional minus (`%d`).

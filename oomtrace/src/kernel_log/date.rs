@@ -270,16 +270,23 @@ pub(super) fn ctime(text: &[u8]) -> Option<Option<Stamp>> {
     Some(date)
 }
 
-/// `Nov21 16:20`, as dmesg -H has it.
-pub(super) fn human(text: &[u8]) -> Option<Stamp> {
+/// `Nov21 16:20`, `11月21 16:20`, as dmesg -H has it. Where the month is in a language that is not
+/// known it is a date, too, but not known which.
+pub(super) fn human(text: &[u8]) -> Option<Option<Stamp>> {
     let mut civil = Civil::default();
-    let at = text.iter().position(u8::is_ascii_digit)?;
-    civil.month = month(text[..at].trim_ascii())?;
-    let mut c = Cursor(&text[at..]);
-    civil.day = i8::try_from(c.unsigned()?).ok()?;
-    c.spaces();
+    let space = memchr::memrchr(b' ', text)?;
+    let mut c = Cursor(&text[space + 1..]);
     civil.clock(&mut c, true)?;
-    c.0.is_empty().then_some(Stamp::Civil(civil))
+    c.0.is_empty().then_some(())?;
+    let date = text[..space].trim_ascii();
+    let name = date.iter().rposition(|b| !b.is_ascii_digit())?;
+    let (name, number) = date.split_at(name + 1);
+    civil.day = day(&mut Cursor(number))?;
+    let known = month(name.trim_ascii());
+    Some(known.map(|month| {
+        civil.month = month;
+        Stamp::Civil(civil)
+    }))
 }
 
 /// A word and the space behind it.
@@ -410,7 +417,12 @@ mod tests {
             unix_ns(klog(&mut Cursor(b"1121 16:20:11.000000 1"))),
             Some(MOMENT)
         );
-        assert_eq!(unix_ns(human(b"Nov21 16:20")), Some(MOMENT - 11 * NS));
+        for text in ["Nov21 16:20", "nov. 21 16:20", "11月21 16:20"] {
+            let stamp = human(text.as_bytes()).unwrap();
+            assert_eq!(unix_ns(stamp), Some(MOMENT - 11 * NS), "{text}");
+        }
+        let unknown = human(b"Yyy21 16:20");
+        assert_eq!(unknown, Some(None), "a date, but no known month");
         assert_eq!(
             typed("2026-11-21 16:20", Dates::default()),
             Some(MOMENT - 11 * NS)
@@ -430,6 +442,8 @@ mod tests {
     fn no_dates() {
         assert_eq!(ctime(b"  123.456789"), None);
         assert_eq!(ctime(b" 1532"), None);
+        assert_eq!(human(b"Nov21"), None);
+        assert_eq!(human(b"drm 16:20"), None);
         assert_eq!(bsd(&mut Cursor(b"Memory cgroup 16:20:11")), None);
         assert_eq!(iso(&mut Cursor(b"2026-11-21T1x:20:11Z")), None);
         assert_eq!(unix_ns(bsd(&mut Cursor(b"Feb 30 16:20:11"))), None);

@@ -194,11 +194,12 @@ impl LogReader {
             let units = block.units(self.export, !more);
             self.totals.long_lines += u64::from(units.cut);
             let bytes = &block.bytes()[..units.end];
-            read(bytes.len());
+            read(bytes.len() + block.skipped);
             self.block(bytes, &mut needles, &mut active, out);
             // The rest of the line is not looked at, and neither is its end.
             self.line += u64::from(units.cut && !active);
             block.consume(units, self.export);
+            block.skipped = 0;
             if !more {
                 break error.map_or(Ok(()), Err);
             }
@@ -405,8 +406,8 @@ impl LogReader {
             Time::Boot(usec) => time_usec = Some(usec),
             Time::Date(date) => wall = date.or(wall),
             Time::Minute(minute) => {
-                self.minute = Some((minute, 0));
-                wall = Some(minute);
+                self.minute = minute.map(|minute| (minute, 0));
+                wall = minute.or(wall);
             }
             Time::Passed(ns) => {
                 if let Some((minute, passed)) = &mut self.minute {
@@ -668,6 +669,20 @@ fn unescaped(text: &[u8]) -> Option<Vec<u8>> {
     })
 }
 
+/// Whether a text that begins so is a log in which the kernel may have written, and not a list of JSON
+/// objects of another kind. `None` where more of it must be seen; `last`: there is no more.
+pub fn is_log(front: &[u8], last: bool) -> Option<bool> {
+    if is_export(front) {
+        return Some(true);
+    }
+    let whole = |line: &&[u8]| last || line.ends_with(b"\n");
+    let mut lines = front.split_inclusive(|&b| b == b'\n').filter(whole);
+    match lines.find(|line| line.starts_with(b"{")) {
+        Some(object) => Some(journal::json(object).is_some()),
+        None => last.then(|| !front.trim_ascii().is_empty()),
+    }
+}
+
 /// Whether it is the journal's export format, which begins with its own fields.
 fn is_export(bytes: &[u8]) -> bool {
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
@@ -690,11 +705,12 @@ struct Needles {
 }
 
 /// Every kind of line a report can begin with, and those that are left when its begin is missing.
-const NEEDLES: [&[u8]; 5] = [
+const NEEDLES: [&[u8]; 6] = [
     // ` invoked oom-killer: `, `oom-kill:constraint=`
     b"oom-kill",
     // `Killed process `, `Kill process `
     b"Kill",
+    b"Tasks state",
     b"total_vm",
     b"Memory cgroup stats for ",
     // The journal's message that is no UTF-8, in JSON.
@@ -758,6 +774,8 @@ struct Block {
     have: usize,
     /// The rest of a line that was too long is thrown away.
     skipping: bool,
+    /// So much of it was, since this was last asked.
+    skipped: usize,
 }
 
 /// Whole lines at the front of a block.
@@ -784,13 +802,13 @@ impl Block {
                 Err(error) => return Err(error),
             }
             if self.skipping {
-                match memchr::memchr(b'\n', self.bytes()) {
-                    Some(end) => {
-                        self.drop_front(end + 1);
-                        self.skipping = false;
-                    }
-                    None => self.have = 0,
-                }
+                let Some(end) = memchr::memchr(b'\n', self.bytes()) else {
+                    self.skipped += std::mem::take(&mut self.have);
+                    return Ok(true);
+                };
+                self.skipped += end + 1;
+                self.drop_front(end + 1);
+                self.skipping = false;
             }
         }
         Ok(true)
@@ -806,6 +824,8 @@ impl Block {
                 cut: false,
             },
             Some(end) => Units { end, cut: false },
+            // In the middle of what is thrown away.
+            None if self.have == 0 => Units { end: 0, cut: false },
             None => Units {
                 end: UNIT_MAX,
                 cut: true,

@@ -39,7 +39,7 @@ mod tests;
 mod unpack;
 
 pub use date::{Dates, typed};
-pub use files::{Found, LogReader, Origin, Totals, What};
+pub use files::{Found, LogReader, Origin, Totals, What, is_log};
 pub use killed::{Announced, KilledLine};
 pub use live::{BUFFER_BYTES, Entry, KmsgReader};
 pub use memcg::{Counter, Limit, MemcgReport, MemcgStat};

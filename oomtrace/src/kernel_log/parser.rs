@@ -80,9 +80,14 @@ struct Open {
     follows_cut: bool,
     /// A line that belongs to the sum of a memory cgroup's figures could not be read.
     stats_lost: bool,
+    /// The line before the table was seen.
+    table_comes: bool,
     /// Lines of another report are in this one: only what its last line says is certain.
     spoiled: bool,
 }
+
+/// Above the task table, since 4.19 (`dump_tasks`, mm/oom_kill.c).
+const TABLE: &[u8] = b"Tasks state (memory values in pages):";
 
 #[derive(Debug)]
 enum Section {
@@ -162,7 +167,9 @@ impl Parser {
         } else {
             if self.fragments
                 && self.open.is_none()
-                && (text.starts_with(MEMCG_STATS) || Columns::parse(text).is_some())
+                && (text.starts_with(MEMCG_STATS)
+                    || text == TABLE
+                    || Columns::parse(text).is_some())
             {
                 self.open(line).report.complete = false;
             }
@@ -243,6 +250,7 @@ impl Parser {
             section: Section::Head,
             follows_cut: false,
             stats_lost: false,
+            table_comes: false,
             spoiled: false,
         })
     }
@@ -411,7 +419,9 @@ impl Open {
                 Some(())
             }
             (b'[', section) => {
-                let columns = Columns::parse(text)?;
+                // Since 4.19 the table has a line above its head; without it somebody has picked
+                // lines, and nobody knows how many candidates there were.
+                let columns = Columns::parse(text).filter(|c| c.narrow || self.table_comes)?;
                 report.narrow_table = columns.narrow;
                 *section = Section::Table(columns);
                 report.table = Some(TaskTable::default());
@@ -431,6 +441,10 @@ impl Open {
             (b'M', _) if text == b"Mem-Info:" => {
                 self.spoiled = true;
                 None
+            }
+            (b'T', _) if text == TABLE => {
+                self.table_comes = true;
+                Some(())
             }
             (b'F' | b'T' | b'0'..=b'9', Section::Head | Section::Node) => {
                 report.node.read_total(text)

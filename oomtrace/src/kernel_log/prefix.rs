@@ -74,7 +74,7 @@ pub(super) enum Time {
     Date(Option<Stamp>),
     /// Dates without seconds and the nanoseconds that have passed since the line before:
     /// `dmesg -H` begins every minute with the one and goes on with the other.
-    Minute(Stamp),
+    Minute(Option<Stamp>),
     Passed(u64),
     /// A time of which nothing can be made.
     Useless,

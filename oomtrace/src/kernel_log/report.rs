@@ -127,7 +127,9 @@ pub struct Report {
 /// Where the header's fixed text starts. The name in front of it is the trigger's own choice, but
 /// at most [`COMM_MAX`] bytes long.
 pub(super) fn find_header(text: &[u8]) -> Option<usize> {
-    memchr::memmem::find(&text[..text.len().min(COMM_MAX + INVOKED.len())], INVOKED)
+    // It begins with a space, and few lines have one so early.
+    memchr::memchr_iter(b' ', &text[..text.len().min(COMM_MAX + 1)])
+        .find(|at| text[*at..].starts_with(INVOKED))
 }
 
 const INVOKED: &[u8] = b" invoked oom-killer: gfp_mask=";

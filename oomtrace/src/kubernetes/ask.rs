@@ -8,7 +8,7 @@ use tokio::{sync::mpsc, time::timeout_at};
 use super::{Pods, source::Quick};
 use crate::{
     event::{Enrichment, Whose},
-    incident::{Answered, Directory, Question},
+    incident::{Answered, Directory, News, Question},
 };
 
 /// Answers questions until nobody asks any more.
@@ -16,7 +16,7 @@ pub(super) async fn answer(
     pods: Arc<Pods>,
     quick: Arc<Quick>,
     mut questions: mpsc::Receiver<Question>,
-    answers: mpsc::Sender<Answered>,
+    answers: mpsc::Sender<News>,
 ) {
     // Each waits by itself: one that is never answered must not hold up the next. There are as many
     // at a time as answers fit.
@@ -26,7 +26,7 @@ pub(super) async fn answer(
         let (pods, quick) = (Arc::clone(&pods), Arc::clone(&quick));
         tokio::spawn(async move {
             let _ = timeout_at(question.deadline, learn(&pods, &quick, &question)).await;
-            permit.send(answered(&pods, question));
+            permit.send(News::Answered(Box::new(answered(&pods, question))));
         });
     }
 }
@@ -66,11 +66,6 @@ fn answered(pods: &Pods, question: Question) -> Answered {
     Answered {
         question,
         enrichment: Enrichment::of_both(victim, trigger),
-        whose: known.map(|known| {
-            known.map_or_else(Whose::default, |known| Whose {
-                container: known.container,
-                pod: known.pod,
-            })
-        }),
+        whose: known.map(|known| known.map_or_else(Whose::default, |known| known.whose)),
     }
 }

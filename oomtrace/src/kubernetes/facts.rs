@@ -90,8 +90,25 @@ pub struct PodFacts {
     pub memory: Memory,
     /// Its containers, as they are to be.
     pub containers: Box<[ContainerSpec]>,
+    /// Whether the kubelet evicted it.
+    pub evicted: bool,
     /// Ids of the containers that the source tells of together with the pod.
     pub ids: Box<[Box<str>]>,
+}
+
+impl PodFacts {
+    /// A pod of which no more than its name is told, as the runtime and files on disk do: there a
+    /// static pod has no uid but its hash. `None` where Kubernetes would give no such name.
+    pub fn named(uid: &str, namespace: &str, name: &str) -> Option<Self> {
+        (is_pod_key(uid) && is_name(namespace) && is_name(name)).then(|| Self {
+            key: uid.into(),
+            uid: uid.into(),
+            namespace: namespace.into(),
+            name: name.into(),
+            is_static: is_static_key(uid).then_some(true),
+            ..Self::default()
+        })
+    }
 }
 
 /// A container as the pod's specification has it.
@@ -137,7 +154,7 @@ pub fn is_pod_key(text: &str) -> bool {
 }
 
 /// Whether a pod's key is the hash of a static pod.
-pub fn is_static_key(text: &str) -> bool {
+fn is_static_key(text: &str) -> bool {
     text.len() == 32
 }
 

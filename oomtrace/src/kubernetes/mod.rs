@@ -11,31 +11,35 @@
 
 mod ask;
 pub mod cache;
+mod eviction;
 pub mod facts;
 pub mod pod;
 pub mod quantity;
 pub mod source;
 
 use std::{
+    collections::VecDeque,
     io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::{Notify, mpsc};
 
 use cache::Cache;
-use facts::Source;
+use facts::{ContainerFacts, PodFacts, Source};
 
 use crate::{
-    event::{self, PodSourceState, boottime_ns},
-    incident::{Answered, Directory, Known, Question},
+    event::{self, Eviction, PodSource, PodSourceState, boottime_ns},
+    incident::{Directory, Known, News, Question},
     process,
 };
 
 /// Kills that are asked about at the same time.
 const MOST_QUESTIONS: usize = 64;
+/// Evictions that wait to be told.
+const MOST_EVICTIONS: usize = 1024;
 
 /// Which sources to use.
 #[derive(Clone, Debug, Default)]
@@ -64,6 +68,10 @@ pub struct Pods {
     changed: Notify,
     /// A pod is there that the kubelet has not told of yet.
     new_pod: Notify,
+    /// Pods that were evicted, and that nobody has been told of.
+    evicted: Mutex<VecDeque<(Box<str>, Eviction)>>,
+    /// There is one.
+    new_eviction: Notify,
 }
 
 impl Pods {
@@ -77,6 +85,45 @@ impl Pods {
         self.changed.notify_waiters();
         if new {
             self.new_pod.notify_one();
+        }
+    }
+
+    /// A source tells of a pod in full, with its status. Returns whether the pod is new.
+    fn put_whole(
+        &self,
+        source: Source,
+        (facts, containers): (PodFacts, Vec<ContainerFacts>),
+        eviction: Option<Eviction>,
+    ) -> bool {
+        let key = facts.key.clone();
+        let mut cache = self.cache();
+        // What the first list has was so before this program began.
+        let news = cache.knows_statuses() && !cache.is_evicted(&key);
+        let new = cache.whole_pod(source, facts, containers, boottime_ns());
+        drop(cache);
+        self.changed.notify_waiters();
+        if let Some(eviction) = eviction.filter(|_| news) {
+            let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+            if evicted.len() < MOST_EVICTIONS {
+                evicted.push_back((key, eviction));
+            }
+            drop(evicted);
+            self.new_eviction.notify_one();
+        }
+        new
+    }
+
+    /// The next pod that was evicted.
+    async fn next_eviction(&self) -> (Box<str>, Eviction) {
+        loop {
+            let next = || {
+                let mut evicted = self.evicted.lock().unwrap_or_else(PoisonError::into_inner);
+                evicted.pop_front()
+            };
+            if let Some(next) = next() {
+                return next;
+            }
+            self.new_eviction.notified().await;
         }
     }
 
@@ -98,7 +145,16 @@ impl Pods {
         }
     }
 
-    /// A source has told all it knows.
+    /// A source has told all it knows since a generation began; the rest has gone.
+    fn told_all(&self, source: Source, generation: u64) {
+        self.put(|cache, now_ns| {
+            cache.end(source, generation, now_ns);
+            false
+        });
+        self.live(source);
+    }
+
+    /// A source answers.
     fn live(&self, source: Source) {
         if let Some(health) = self.cache().health_mut(source) {
             if health.state != PodSourceState::Live {
@@ -141,7 +197,7 @@ pub struct Kubernetes {
     /// What they have found out.
     pub pods: Arc<Pods>,
     questions: mpsc::Sender<Question>,
-    answers: mpsc::Receiver<Answered>,
+    answers: mpsc::Receiver<News>,
 }
 
 impl Kubernetes {
@@ -179,22 +235,26 @@ impl Kubernetes {
         }))
     }
 
+    /// Waits until every source has answered or failed, but not longer than this.
+    pub fn settle(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let starting = |source: &PodSource| source.state == PodSourceState::Starting;
+        while self.pods.status().sources.iter().any(starting) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     /// Asks about a kill; never waits. What is learnt comes from [`next`](Self::next). Returns
     /// whether it will be.
     pub fn ask(&self, question: Question) -> bool {
         self.questions.try_send(question).is_ok()
     }
 
-    /// The next answer; pends for ever when the sources have ended.
-    pub async fn next(&mut self) -> Answered {
+    /// What the sources tell next; pends for ever when the sources have ended.
+    pub async fn next(&mut self) -> News {
         match self.answers.recv().await {
-            Some(answered) => answered,
+            Some(news) => news,
             None => std::future::pending().await,
         }
-    }
-
-    /// An answer that is there.
-    pub fn try_next(&mut self) -> Option<Answered> {
-        self.answers.try_recv().ok()
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::{
+    eviction::eviction,
     facts::{
         ContainerFacts, ContainerSpec, Memory, PodFacts, container_id, image, is_name, is_pod_key,
     },
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     cgroup::QosClass,
-    event::{ContainerRole, Owner},
+    event::{ContainerRole, Eviction, NodeCondition, Owner},
 };
 
 /// What a mirror pod has the hash of its configuration in (`IsMirrorPod` in
@@ -110,10 +111,45 @@ enum Quantity {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Status {
+    phase: Option<String>,
+    reason: Option<String>,
+    message: Option<String>,
+    conditions: Option<Vec<Condition>>,
     qos_class: Option<String>,
     container_statuses: Option<Vec<ContainerStatus>>,
     init_container_statuses: Option<Vec<ContainerStatus>>,
     ephemeral_container_statuses: Option<Vec<ContainerStatus>>,
+}
+
+/// A condition of a pod, or of a node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Condition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
+    reason: Option<String>,
+    last_transition_time: Option<String>,
+}
+
+impl Condition {
+    /// The condition of a node, if it is one.
+    pub fn of_node(self) -> Option<NodeCondition> {
+        let word = |text: &String| {
+            (1..=63).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        };
+        (word(&self.kind) && word(&self.status)).then(|| NodeCondition {
+            reason: self.reason.filter(word),
+            since: self.last_transition_time.filter(|time| is_time(time)),
+            condition: self.kind,
+            status: self.status,
+        })
+    }
+}
+
+/// Whether this is a time as the API writes it: RFC 3339.
+fn is_time(text: &str) -> bool {
+    text.parse::<jiff::Timestamp>().is_ok()
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -175,6 +211,31 @@ impl ApiPod {
         self.spec.node_name == node
     }
 
+    /// What its status tells of an eviction by the kubelet (`Reason` in
+    /// `pkg/kubelet/eviction/helpers.go`).
+    pub fn eviction(&self) -> Option<Eviction> {
+        let Status {
+            phase,
+            reason,
+            message,
+            conditions,
+            ..
+        } = &self.status;
+        if phase.as_deref() != Some("Failed") || reason.as_deref() != Some("Evicted") {
+            return None;
+        }
+        let mut conditions = conditions.iter().flatten();
+        let disrupted = conditions.find(|condition| {
+            condition.kind == "DisruptionTarget"
+                && condition.reason.as_deref() == Some("TerminationByKubelet")
+        });
+        let at = disrupted.and_then(|condition| condition.last_transition_time.clone());
+        Some(Eviction {
+            evicted_at: at.filter(|time| is_time(time)),
+            ..eviction(message.as_deref().unwrap_or_default())
+        })
+    }
+
     /// The pod and its containers, with these labels. `None` where it is not what the API server
     /// would let through.
     pub fn facts(&self, allowed: &[String]) -> Option<(PodFacts, Vec<ContainerFacts>)> {
@@ -221,6 +282,7 @@ impl ApiPod {
             is_static: Some(is_static),
             memory: memory(self.spec.resources.as_ref()),
             containers: self.spec.containers(),
+            evicted: self.eviction().is_some(),
             ids: Box::default(),
         };
         let containers = self.status.containers(key);

@@ -1,11 +1,15 @@
 //! The memory cgroups of the node.
 
 use std::{
+    collections::HashMap,
     ffi::OsStr,
     fs,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
 };
+
+use super::{Root, task::memory_cgroup};
+use crate::incident::Cgroups;
 
 /// From here on a limit is none: what the files of cgroup v1 show then is the largest signed number,
 /// rounded down to pages.
@@ -107,6 +111,51 @@ impl Hierarchy {
             found.extend(self.memcg(&path));
         }
         found
+    }
+}
+
+/// Where the memory cgroups of processes are, by kernfs id. What was found is remembered: an id is
+/// not given twice while the machine runs (`kernfs_new_node` in `fs/kernfs/dir.c`).
+#[derive(Debug)]
+pub struct Paths {
+    root: Root,
+    hierarchy: Option<Hierarchy>,
+    known: HashMap<u64, Vec<u8>>,
+}
+
+/// Cgroups that are remembered.
+const MOST_PATHS: usize = 1024;
+
+impl Paths {
+    /// Those of a node.
+    pub fn new(root: Root) -> Self {
+        Self {
+            hierarchy: root.hierarchy(),
+            root,
+            known: HashMap::new(),
+        }
+    }
+
+    fn find(&self, pid: u32, id: u64) -> Option<Vec<u8>> {
+        let hierarchy = self.hierarchy.as_ref()?;
+        let text = fs::read(self.root.at(format!("/proc/{pid}/cgroup"))).ok()?;
+        let path = memory_cgroup(&text, hierarchy.version)?;
+        // The process may be another one by now, or in another cgroup.
+        let there = fs::metadata(hierarchy.directory(&path)?).ok()?.ino();
+        (there == id).then_some(path)
+    }
+}
+
+impl Cgroups for Paths {
+    fn path(&mut self, pid: u32, id: u64) -> Option<&[u8]> {
+        if !self.known.contains_key(&id) {
+            let path = self.find(pid, id)?;
+            if self.known.len() >= MOST_PATHS {
+                self.known.clear();
+            }
+            self.known.insert(id, path);
+        }
+        self.known.get(&id).map(Vec::as_slice)
     }
 }
 
@@ -303,5 +352,32 @@ mod tests {
             ..memcg(None, None)
         };
         assert_eq!(unlimited.total_bytes(2, 50, Some(60)), None);
+    }
+
+    /// A path is believed where its directory has the id, and is then known without the process;
+    /// another process, or another cgroup, has no path.
+    #[test]
+    fn paths_by_id() {
+        let node = tempfile::tempdir().unwrap();
+        let put = |file: &str, text: &str| {
+            let file = node.path().join(file);
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(file, text).unwrap();
+        };
+        put("proc/self/mounts", "c /sys/fs/cgroup cgroup2 rw 0 0\n");
+        put("sys/fs/cgroup/cgroup.controllers", "memory\n");
+        put("proc/7/cgroup", "0::/kubepods/pod1\n");
+        put("proc/8/cgroup", "0::/../kubepods/pod1\n");
+        let directory = node.path().join("sys/fs/cgroup/kubepods/pod1");
+        fs::create_dir_all(&directory).unwrap();
+        let id = fs::metadata(&directory).unwrap().ino();
+        let mut paths = Paths::new(Root::new(node.path().to_owned()));
+        for (pid, id) in [(9, id), (8, id), (7, id + 1)] {
+            assert_eq!(paths.path(pid, id), None, "{pid}");
+        }
+        let path = &b"/kubepods/pod1"[..];
+        assert_eq!(paths.path(7, id), Some(path));
+        fs::remove_dir_all(node.path().join("proc/7")).unwrap();
+        assert_eq!(paths.path(7, id), Some(path));
     }
 }

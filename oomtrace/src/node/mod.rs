@@ -3,7 +3,6 @@
 
 pub mod cgroups;
 pub mod task;
-pub mod whose;
 
 use std::{
     fs, io,
@@ -12,7 +11,10 @@ use std::{
 
 use cgroups::Hierarchy;
 
-use crate::host;
+use crate::{event::Whose, host};
+
+/// Tells whose a cgroup path is. [`Whose::from_path`] is the least that one can tell.
+pub type Names<'a> = dyn Fn(&[u8]) -> Whose + 'a;
 
 /// Where the node's files are: `/`, or where its root is mounted.
 #[derive(Clone, Debug)]

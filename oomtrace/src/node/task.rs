@@ -183,7 +183,7 @@ impl Held {
 }
 
 /// The path in `/proc/PID/cgroup` of the hierarchy that has the memory controller.
-fn memory_cgroup(text: &[u8], version: u8) -> Option<Vec<u8>> {
+pub(super) fn memory_cgroup(text: &[u8], version: u8) -> Option<Vec<u8>> {
     text.split(|&byte| byte == b'\n').find_map(|line| {
         let mut parts = line.splitn(3, |&byte| byte == b':');
         let (id, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);

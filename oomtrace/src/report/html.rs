@@ -16,7 +16,7 @@ use crate::{
     format::{
         Decision,
         csv::name,
-        page::{Row, how_it_ended, signed, what_would_have_spared, why},
+        page::{Row, how_it_ended, order, signed, what_would_have_spared, why},
         pretty::{self, Paint, is_hidden, shown},
     },
 };
@@ -86,15 +86,13 @@ fn heading(report: &Report, page: &mut String) {
     let exit = report
         .slowest_exit_ns
         .map(|ns| format!("{:.1} ms", ns as f64 / 1e6));
+    let nodes = report.nodes.keys().flatten().count() as u64;
     page.push_str("<dl class=\"tiles\">");
     for (label, value) in [
         ("processes killed", Some(grouped(report.kills))),
         ("decisions", Some(grouped(report.decisions.len() as u64))),
         ("workloads", Some(grouped(report.offenders.len() as u64))),
-        (
-            "nodes",
-            Some(grouped(report.nodes.keys().flatten().count() as u64)),
-        ),
+        ("nodes", (nodes > 0).then(|| grouped(nodes))),
         ("slowest exit", exit),
         (
             "not kills (marks)",
@@ -530,12 +528,7 @@ fn ranking(event: &OomKill, candidates: &Candidates, page: &mut String) {
         items,
         ..
     } = candidates;
-    let ranked = items.iter().all(|item| item.rank != 0);
-    let order = if ranked {
-        "the one with the most points dies"
-    } else {
-        "their order is unknown"
-    };
+    let order = order(items);
     let rows: Vec<Row<'_>> = items
         .iter()
         .take(CANDIDATES)

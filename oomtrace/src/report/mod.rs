@@ -19,6 +19,7 @@ pub use coverage::Coverage;
 pub use html::html;
 pub use offender::{Advice, Offender};
 pub use plain::{Markup, plain};
+pub use words::count;
 
 use crate::{
     event::{Event, Head, LateEnrichment, Node, OomKill, OomOutcome, Role, Scope, VictimState},
@@ -178,7 +179,8 @@ impl Report {
             }
             Event::OomOutcome(outcome) => self.outcome(*outcome),
             Event::Enrichment(late) => self.enrich(*late),
-            Event::Loss(_) | Event::Status(_) => {}
+            Event::PodEviction(_) | Event::UserspaceKill(_) | Event::Loss(_) | Event::Status(_) => {
+            }
         }
     }
 

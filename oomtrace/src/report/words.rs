@@ -4,7 +4,7 @@ use super::{Class, Report, ranked};
 use crate::event::rfc3339;
 
 /// `1 kill`, `12,345 kills`
-pub(super) fn count(number: u64, what: &str) -> String {
+pub fn count(number: u64, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{} {what}{plural}", grouped(number))
 }

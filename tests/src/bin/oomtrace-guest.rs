@@ -122,6 +122,7 @@ fn boot() -> Result<Option<&'static str>> {
     } else {
         place("cgroup2", "/sys/fs/cgroup", None)?;
     }
+    load("/modules")?;
     // Messages of user space are no concern of these tests; more of the kernel's are, where it
     // lets them through. The rate limit of the OOM report itself is not adjustable.
     let _ = fs::write("/proc/sys/kernel/printk_ratelimit", "0");
@@ -159,6 +160,24 @@ fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {
     fs::create_dir_all(directory).with_context(|| format!("making {directory}"))?;
     mount(kind, directory, kind, MountFlags::empty(), options)
         .with_context(|| format!("mounting {kind} on {directory}"))
+}
+
+/// `MODULE_INIT_COMPRESSED_FILE` in `include/uapi/linux/module.h`.
+const COMPRESSED: i32 = 4;
+
+/// Loads the modules in a folder, in the order of their names. They are packed as the distributor
+/// packs them; the kernel unpacks them itself (`CONFIG_MODULE_DECOMPRESS`).
+fn load(folder: &str) -> Result<()> {
+    let mut modules = fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<Vec<_>>>()?;
+    modules.sort();
+    for module in modules {
+        let file = fs::File::open(&module)?;
+        rustix::system::finit_module(file, c"", COMPRESSED)
+            .with_context(|| format!("loading {}", module.display()))?;
+    }
+    Ok(())
 }
 
 /// Runs the scenarios of these names, or all. Whether none failed.

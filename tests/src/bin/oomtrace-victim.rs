@@ -5,9 +5,11 @@
 //!   eat                 take anonymous memory until killed
 //!   share MIB           take MIB of shared memory, then as `eat`
 //!   hold MIB            take MIB, say "holding", and sleep
+//!   hold-wide MIB       map a page of zeros many times over, then as `hold`
 //!   leader-exits        the first thread exits, another one goes on as `eat`
 //!   parent              a child goes on as `eat`; the parent outlives it
 //!   storm N             N children one after another take memory until killed
+//!   outlives N          has N children killed one after another by what it takes itself
 //!   file PATH MIB       write a file of MIB and exit
 //!   pipes               take a little, and fill pipes until killed: memory of the kernel's own
 //!   shared-mm           another process shares its memory and sleeps; goes on as `eat`
@@ -73,9 +75,12 @@ fn run() -> Result<()> {
             take(bytes, libc::MAP_SHARED, libc::MADV_NOHUGEPAGE)?;
             eat()
         }
-        ["hold", mib] => {
+        ["hold" | "hold-wide", mib] => {
             let bytes = number(mib)? << 20;
             wait_to_be_let_go("ready")?;
+            if mode[0] == "hold-wide" {
+                map_zeros()?;
+            }
             take(bytes, libc::MAP_PRIVATE, libc::MADV_NOHUGEPAGE)?;
             wait_to_be_let_go("holding")?;
             eat()
@@ -83,6 +88,7 @@ fn run() -> Result<()> {
         ["leader-exits"] => leader_exits(),
         ["parent"] => parent(),
         ["storm", kills] => storm(number(kills)?),
+        ["outlives", kills] => outlives(number(kills)?),
         ["file", path, mib] => {
             let bytes = number(mib)? << 20;
             wait_to_be_let_go("ready")?;
@@ -139,6 +145,22 @@ fn map(bytes: usize, flags: i32, file: i32) -> Result<*mut u8> {
         std::io::Error::last_os_error()
     );
     Ok(start.cast())
+}
+
+/// Maps what is only read: that takes page tables, and none of the memory they are for. Whoever
+/// walks over this address space is busy for a while.
+fn map_zeros() -> Result<()> {
+    const PAGES: usize = 1 << 17;
+    let page = rustix::param::page_size();
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let start = map(PAGES * page, flags, -1)?;
+    // SAFETY: the mapping of above.
+    unsafe { libc::madvise(start.cast(), PAGES * page, libc::MADV_NOHUGEPAGE) };
+    for index in 0..PAGES {
+        // SAFETY: within the mapping of above.
+        unsafe { start.add(index * page).read_volatile() };
+    }
+    Ok(())
 }
 
 /// Maps memory and touches a page of it after the other, while `more` says so, to which it tells
@@ -241,6 +263,59 @@ fn storm(kills: usize) -> Result<()> {
             "a child ended otherwise: {status:?}"
         );
         victims.push(child.to_string());
+    }
+    wait_to_be_let_go(&format!("killed {}", victims.join(" ")))
+}
+
+/// Takes memory until a child that is to be chosen is dead, gives it back, and so on. Between two
+/// children the kernel has time to use their memory again. It is to run on one processor, when
+/// nobody else wants that: so a child that is killed is gone before its parent takes more.
+fn outlives(kills: usize) -> Result<()> {
+    const HELD: usize = 4 << 20;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
+    wait_to_be_let_go("ready")?;
+    let mut victims = Vec::with_capacity(kills);
+    for _ in 0..kills {
+        let (there, tell) = rustix::pipe::pipe()?;
+        let child = fork()?;
+        if child == 0 {
+            fs::write("/proc/self/oom_score_adj", "1000").context("setting oom_score_adj")?;
+            let parameters = libc::sched_param { sched_priority: 0 };
+            // SAFETY: the kernel only reads the parameters.
+            unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters) };
+            take(HELD, libc::MAP_PRIVATE, libc::MADV_NOHUGEPAGE)?;
+            rustix::io::write(&tell, &[0])?;
+            loop {
+                // SAFETY: it takes nothing.
+                unsafe { libc::pause() };
+            }
+        }
+        drop(tell);
+        ensure!(
+            rustix::io::read(&there, &mut [0])? == 1,
+            "a child died too early"
+        );
+        let start = map(APPETITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1)?;
+        // SAFETY: the mapping of above.
+        unsafe { libc::madvise(start.cast(), APPETITE, libc::MADV_NOHUGEPAGE) };
+        let mut pages = (0..APPETITE).step_by(rustix::param::page_size());
+        let status = loop {
+            let page = pages.next().context("no child was killed")?;
+            // SAFETY: within the mapping of above.
+            unsafe { start.add(page).write_volatile(1) };
+            let ended = rustix::process::waitpid(None, WaitOptions::NOHANG)?;
+            if let Some((_, status)) = ended {
+                break status;
+            }
+        };
+        // SAFETY: nobody knows of the mapping but this function, which is done with it.
+        unsafe { libc::munmap(start.cast(), APPETITE) };
+        ensure!(
+            status.terminating_signal() == Some(Signal::KILL.as_raw()),
+            "a child ended otherwise: {status:?}"
+        );
+        victims.push(child.to_string());
+        std::thread::sleep(PAUSE);
     }
     wait_to_be_let_go(&format!("killed {}", victims.join(" ")))
 }

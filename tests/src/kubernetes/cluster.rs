@@ -135,6 +135,11 @@ impl Cluster {
         })
     }
 
+    /// Where certificates and tokens are.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// Ends the API server.
     pub fn stop_api(&mut self) {
         self.api = None;
@@ -155,6 +160,14 @@ impl Cluster {
     /// # Errors
     /// When it cannot be written.
     pub fn kubeconfig(&self, token: &str, ca: &str) -> Result<(PathBuf, PathBuf)> {
+        self.kubeconfig_at(self.port, token, ca)
+    }
+
+    /// The same for what listens at another port.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn kubeconfig_at(&self, port: u16, token: &str, ca: &str) -> Result<(PathBuf, PathBuf)> {
         let at = self.folder.path();
         let (config, file) = (
             at.join(format!("{ca}.kubeconfig")),
@@ -167,7 +180,7 @@ impl Cluster {
                 "apiVersion": "v1", "kind": "Config", "current-context": "lab",
                 "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": "oomtrace"}}],
                 "clusters": [{"name": "lab", "cluster": {
-                    "server": format!("https://127.0.0.1:{}", self.port),
+                    "server": format!("https://127.0.0.1:{port}"),
                     "certificate-authority": format!("{ca}.crt"),
                 }}],
                 "users": [{"name": "oomtrace", "user": {"tokenFile": file}}],
@@ -202,8 +215,32 @@ impl Cluster {
     /// # Errors
     /// When the server refuses.
     pub fn delete(&self, path: &str) -> Result<()> {
-        let now = json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0});
-        self.curl("DELETE", path, Some(&now)).map(drop)
+        self.curl("DELETE", path, Some(&at_once())).map(drop)
+    }
+
+    /// Makes many changes over one connection, and returns what the server answered to each.
+    ///
+    /// # Errors
+    /// When the server refuses one.
+    pub fn all(&self, changes: &[(&str, String, Value)]) -> Result<Vec<Value>> {
+        let file = self.folder.path().join("changes.curl");
+        let quoted = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"");
+        let changes = changes.iter().map(|(method, path, body)| {
+            format!(
+                "request = {method}\nurl = \"https://127.0.0.1:{}{path}\"\ncacert = \"{}\"\n\
+                 header = \"Authorization: Bearer {ADMIN}\"\n\
+                 header = \"Content-Type: {}\"\nnoproxy = \"*\"\nsilent\nshow-error\n\
+                 fail-with-body\ndata = \"{}\"\n",
+                self.port,
+                self.folder.path().join("ca.crt").display(),
+                content_type(method),
+                quoted(&body.to_string()),
+            )
+        });
+        fs::write(&file, changes.collect::<Vec<_>>().join("next\n"))?;
+        let answers = run(Command::new("curl").arg("--config").arg(&file))?;
+        let answers = serde_json::Deserializer::from_str(&answers).into_iter();
+        Ok(answers.collect::<Result<_, _>>()?)
     }
 
     fn curl(&self, method: &str, path: &str, body: Option<&Value>) -> Result<String> {
@@ -221,13 +258,11 @@ impl Cluster {
             .arg(self.folder.path().join("ca.crt"))
             .args(["--header", &format!("Authorization: Bearer {ADMIN}")]);
         if let Some(body) = body {
-            let kind = if method == "PATCH" {
-                "merge-patch+json"
-            } else {
-                "json"
-            };
             command
-                .args(["--header", &format!("Content-Type: application/{kind}")])
+                .args([
+                    "--header",
+                    &format!("Content-Type: {}", content_type(method)),
+                ])
                 .args(["--data", &body.to_string()]);
         }
         run(command.arg(format!("https://127.0.0.1:{}{path}", self.port)))
@@ -242,6 +277,7 @@ impl Cluster {
         role["rules"] = json!([
             {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
             {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
+            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
         ]);
         self.create(&format!("{group}/clusterroles"), &role)?;
         let mut binding = kind("ClusterRoleBinding");
@@ -252,6 +288,52 @@ impl Cluster {
         self.create(&format!("{group}/clusterrolebindings"), &binding)?;
         Ok(())
     }
+}
+
+fn content_type(method: &str) -> &'static str {
+    if method == "PATCH" {
+        "application/merge-patch+json"
+    } else {
+        "application/json"
+    }
+}
+
+/// How to delete, so that nobody need say that it is done.
+pub fn at_once() -> Value {
+    json!({"kind": "DeleteOptions", "apiVersion": "v1", "gracePeriodSeconds": 0})
+}
+
+/// Where pods are.
+pub const PODS: &str = "/api/v1/namespaces/default/pods";
+
+/// A pod that nobody owns, with one container.
+pub fn pod(node: &str, name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {
+            "nodeName": node,
+            "containers": [{
+                "name": "app", "image": "shop/app:1",
+                "resources": {"requests": {"memory": "16Mi"}, "limits": {"memory": "32Mi"}},
+            }],
+        },
+    })
+}
+
+/// The id of the container of a pod with this uid.
+pub fn container_id(uid: &str) -> String {
+    format!("{:0>64}", uid.replace('-', ""))
+}
+
+/// What a kubelet says of such a pod when its container runs.
+pub fn running(uid: &str) -> Value {
+    json!({"status": {
+        "phase": "Running",
+        "containerStatuses": [{
+            "name": "app", "ready": true, "restartCount": 0, "image": "shop/app:1", "imageID": "",
+            "containerID": format!("containerd://{}", container_id(uid)),
+        }],
+    }})
 }
 
 /// A pod of a ReplicaSet of a Deployment. Returns its uid.
@@ -306,7 +388,10 @@ pub fn deployed_pod(cluster: &Cluster, node: &str, name: &str) -> Result<String>
 }
 
 /// A signer, the server's certificate, and another signer who has signed nothing.
-fn certificates(at: &Path) -> Result<()> {
+///
+/// # Errors
+/// When openssl fails.
+pub fn certificates(at: &Path) -> Result<()> {
     let openssl = |args: &str| {
         run(Command::new("openssl")
             .current_dir(at)

@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod containerd;
 mod cri;
+pub mod proxy;
 
 use std::{
     path::PathBuf,

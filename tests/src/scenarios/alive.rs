@@ -104,7 +104,7 @@ fn survives(env: &Env, mut tracer: Tracer, before: u64, oom_score_adj: i64) -> R
     for _ in 0..BOMBS {
         let mut bomb = Victim::start(env, &cgroup, &look, &["bomb", "8", &KILLS.to_string()])?;
         bomb.go()?;
-        bomb.says("killed")?;
+        bomb.says_while("killed", oom_kills)?;
         bomb.go()?;
         ensure!(bomb.end()?.success(), "the bomb did not end well");
     }

@@ -6,7 +6,7 @@ use super::{LIMIT, MIB, Needs, Outcome, Scenario, compare, dies_in, eater_dies, 
 use crate::{
     Env,
     cgroup::Cgroup,
-    compare::{Known, Memory},
+    compare::{Known, Memory, candidates_are_hooked, log_is_hooked},
     facts::Facts,
     machine,
     oracle::{Account, KernelLog},
@@ -71,6 +71,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         shows: "A process killed by SIGKILL leaves no record.",
         needs: Needs::Nothing,
         run: kill_9_is_no_oom_kill,
+    },
+    Scenario {
+        name: "as_many_candidates_as_asked_for",
+        shows: "All candidates are counted and as many listed as --candidates says, the first by \
+                the kernel's own table.",
+        needs: Needs::Nothing,
+        run: as_many_candidates_as_asked_for,
     },
 ];
 
@@ -271,5 +278,58 @@ fn kill_9_is_no_oom_kill(env: &Env) -> Result<Outcome> {
         !told,
         "the kernel says it was an OOM kill: it was no fair test"
     );
+    Ok(Outcome::Passed)
+}
+
+fn as_many_candidates_as_asked_for(env: &Env) -> Result<Outcome> {
+    for (asked, listed) in [("2", 2), ("all", 4), ("0", 0)] {
+        with_report(|| {
+            let (cgroup, _) = limited("asked", &[])?;
+            let mut watch = Watch::start(env, &["--heartbeat", "0", "--candidates", asked])?;
+            let sleepers = ["1", "2", "3"]
+                .map(|mib| -> Result<Victim> {
+                    let mut sleeper =
+                        Victim::start(env, &cgroup, &Look::default(), &["hold", mib])?;
+                    sleeper.go()?;
+                    sleeper.says("holding")?;
+                    Ok(sleeper)
+                })
+                .into_iter()
+                .collect::<Result<Vec<_>>>()?;
+            let mut eater = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
+            let facts = Facts::of(eater.pid(), &cgroup)?;
+            eater.go()?;
+            eater.dies()?;
+            let seen = watch.kill_of(facts.pid, facts.tid)?;
+            watch.stop()?;
+            let Some(report) = seen.report() else {
+                return Ok(None);
+            };
+            let mut rows = report.rows.clone();
+            rows.sort_by_key(|row| std::cmp::Reverse(row.badness(0)));
+            let ranked: Vec<u64> = rows.iter().map(|row| row.tgid.into()).collect();
+            ensure!(
+                ranked.len() == sleepers.len() + 1,
+                "not those we started: {rows:?}"
+            );
+            let found = &seen.event["candidates"];
+            if !candidates_are_hooked(&seen.event) && !log_is_hooked(&seen.event) {
+                ensure!(found.is_null(), "who told it of {found}?");
+                return Ok(Some(()));
+            }
+            let items = found["items"].as_array().context("no items")?;
+            let pids: Vec<u64> = items
+                .iter()
+                .filter_map(|item| item["pid"].as_u64())
+                .collect();
+            ensure!(
+                found["total"] == ranked.len()
+                    && found["listed"] == listed
+                    && pids == ranked[..listed],
+                "asked for {asked} of {ranked:?}: {found}"
+            );
+            Ok(Some(()))
+        })?;
+    }
     Ok(Outcome::Passed)
 }

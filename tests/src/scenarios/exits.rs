@@ -66,9 +66,14 @@ struct Pair {
 
 impl Pair {
     fn start(env: &Env, label: &str) -> Result<Self> {
+        Self::holding(env, label, "hold")
+    }
+
+    /// With another mode of the sleeper's.
+    fn holding(env: &Env, label: &str, mode: &str) -> Result<Self> {
         let (cgroup, limit) = limited(label, &[])?;
         let watch = Watch::start(env, &["--heartbeat", "0"])?;
-        let mut sleeper = Victim::start(env, &cgroup, &Look::default(), &["hold", "16"])?;
+        let mut sleeper = Victim::start(env, &cgroup, &Look::default(), &[mode, "16"])?;
         sleeper.go()?;
         sleeper.says("holding")?;
         let look = Look {
@@ -166,13 +171,14 @@ fn stuck_victim(env: &Env) -> Result<Outcome> {
 
 fn reaper_is_kept_out(env: &Env) -> Result<Outcome> {
     with_report(|| {
-        let mut pair = Pair::start(env, "keptout")?;
+        let mut pair = Pair::holding(env, "keptout", "hold-wide")?;
         let pid = pair.victim.pid;
         let held = Held::seize(pid)?;
         let done = AtomicBool::new(false);
         let seen = thread::scope(|scope| -> Result<_> {
             // Whoever writes here locks the address space (`clear_refs_write` in
-            // `fs/proc/task_mmu.c`); while several do, nobody else gets in.
+            // `fs/proc/task_mmu.c`), for as long as the walk over it takes; while several do, nobody
+            // else gets in.
             let lock = || {
                 while !done.load(Ordering::Relaxed) {
                     let _ = fs::write(format!("/proc/{pid}/clear_refs"), "1");

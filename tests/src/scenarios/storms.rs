@@ -7,7 +7,7 @@ use rustix::process::Signal;
 
 use super::{MIB, Needs, Outcome, Scenario};
 use crate::{
-    Env, PATIENCE,
+    Env,
     cgroup::Cgroup,
     compare, read,
     tracer::{Ended, Tracer},
@@ -29,6 +29,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                 counted.",
         needs: Needs::ToBeAskedFor,
         run: storm_5000,
+    },
+    Scenario {
+        name: "a_trigger_outlives_its_victims",
+        shows: "One task asks for memory again and again, and another one dies each time: the next \
+                is not taken for one that shares the memory of the last.",
+        needs: Needs::Nothing,
+        run: a_trigger_outlives_its_victims,
     },
     Scenario {
         name: "losses_are_counted",
@@ -53,8 +60,7 @@ fn storm(env: &Env, kills: usize) -> Result<BTreeSet<u64>> {
     };
     let mut parent = Victim::start(env, &cgroup, &look, &["storm", &kills.to_string()])?;
     parent.go()?;
-    let patience = PATIENCE * u32::try_from(kills.div_ceil(100))?;
-    let victims = parent.says_within(patience, "killed")?;
+    let victims = parent.says_while("killed", oom_kills)?;
     parent.go()?;
     parent.end()?;
     ensure!(victims.len() == kills, "{} victims", victims.len());
@@ -207,6 +213,38 @@ fn storm_of_500(env: &Env) -> Result<Outcome> {
             compare::outcome(kill, outcome.context("a kill without an outcome")?)?;
         }
     }
+    Ok(Outcome::Passed)
+}
+
+fn a_trigger_outlives_its_victims(env: &Env) -> Result<Outcome> {
+    const KILLS: usize = 30;
+    let tracer = Tracer::start(env, &["--heartbeat", "0"])?;
+    let cgroup = Cgroup::new("outlives")?;
+    cgroup.limit(STORM_LIMIT)?;
+    let mut trigger = Victim::start(
+        env,
+        &cgroup,
+        &Look::default(),
+        &["outlives", &KILLS.to_string()],
+    )?;
+    trigger.runs_on_the_first_processor(true)?;
+    trigger.go()?;
+    let victims: Vec<u64> = trigger
+        .says_while("killed", oom_kills)?
+        .into_iter()
+        .map(u64::from)
+        .collect();
+    trigger.go()?;
+    trigger.end()?;
+    let ended = tracer.stop()?;
+    let told: Vec<u64> = ended
+        .of_kind("oom_kill")
+        .filter_map(|kill| kill["victim"]["pid"].as_u64())
+        .filter(|pid| victims.contains(pid))
+        .collect();
+    ensure!(told == victims, "told of {told:?} and not of {victims:?}");
+    let totals = &ended.farewell()?["totals"];
+    ensure!(totals["mm_sharers"] == 0, "they share nothing: {totals}");
     Ok(Outcome::Passed)
 }
 

@@ -8,18 +8,78 @@ use crate::{
     Env,
     cgroup::Cgroup,
     oracle::Row,
+    tracer::Tracer,
     victim::{Look, Victim},
     wait_for,
     watch::{Watch, with_report},
 };
 
-pub(super) const SCENARIOS: &[Scenario] = &[Scenario {
-    name: "survival",
-    shows: "With the oom_score_adj that is said to spare the victim another dies, the one that was \
-            named; with one more the victim dies again.",
-    needs: Needs::Nothing,
-    run: survival,
-}];
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "survival",
+        shows: "With the oom_score_adj that is said to spare the victim another dies, the one that was \
+                named; with one more the victim dies again.",
+        needs: Needs::Nothing,
+        run: survival,
+    },
+    Scenario {
+        name: "candidates_of_other_pods",
+        shows: "Where a limit above several pods is hit, it is told of each candidate whose it is.",
+        needs: Needs::Nothing,
+        run: candidates_of_other_pods,
+    },
+];
+
+/// Two pods, and a container of each.
+const PODS: [[&str; 2]; 2] = [
+    [
+        "pod6c1f29b0-4d21-4a39-9a5e-0f5f3f6f2c11",
+        "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    ],
+    [
+        "pod0b1d6c1e-3f52-4a57-9a0c-6f0a1c2b3d4e",
+        "0f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a09",
+    ],
+];
+
+fn candidates_of_other_pods(env: &Env) -> Result<Outcome> {
+    let mut tracer = Tracer::start(env, &["--k8s", "off"])?;
+    let inner = ["kubepods", "burstable", PODS[0][0], PODS[0][1]];
+    let cgroup = Cgroup::nested("pods", &inner.map(str::to_owned))?;
+    cgroup.limit_level(1, 64 * MIB)?;
+    let pod = cgroup.beside(2, PODS[1][0])?;
+    let beside = pod.beside(0, PODS[1][1])?;
+    let mut holder = Victim::start(env, &beside, &Look::default(), &["hold", "8"])?;
+    holder.go()?;
+    holder.says("holding")?;
+    let mut victim = Victim::start(env, &cgroup, &Look::default(), &["eat"])?;
+    let pid = victim.pid();
+    victim.go()?;
+    victim.dies()?;
+    let event = tracer.wait_for("the kill", |record| {
+        record["kind"] == "oom_kill" && record["victim"]["pid"] == pid
+    })?;
+    tracer.stop()?;
+    let items = event["candidates"]["items"].as_array();
+    for (pid, [pod, id]) in [(pid, PODS[0]), (holder.pid(), PODS[1])] {
+        let Some(item) = items.and_then(|items| items.iter().find(|item| item["pid"] == pid))
+        else {
+            return Ok(Outcome::Skipped(
+                "the candidates are not known here".to_owned(),
+            ));
+        };
+        if item["cgroup_id"].is_null() {
+            let reason = "the cgroups of candidates are not known here";
+            return Ok(Outcome::Skipped(reason.to_owned()));
+        }
+        let uid = pod.trim_start_matches("pod");
+        ensure!(
+            item["container_id"] == id && item["pod_uid"] == uid,
+            "{pid} is of {id} in {uid}: {item}"
+        );
+    }
+    Ok(Outcome::Passed)
+}
 
 /// Large, so that a step of `oom_score_adj` is more than the noise of the kernel's counters.
 const LIMIT: u64 = 384 * MIB;
@@ -102,6 +162,9 @@ fn play(env: &Env, first_adj: i32) -> Result<Option<Round>> {
         };
         let mib = (bytes / MIB).to_string();
         let mut victim = Victim::start(env, &cgroup, &look, &["hold", &mib])?;
+        // Where the third ran on while the first victim gives back its memory, 7.3 takes a second
+        // and a third one: it no longer waits for one that exits.
+        victim.runs_on_the_first_processor(bytes == THIRD)?;
         victim.go()?;
         anyhow::Ok(victim)
     };

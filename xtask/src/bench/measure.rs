@@ -166,6 +166,8 @@ pub enum Part {
     Latency,
     /// The same where each kill has a report.
     Report,
+    /// The same with the names of 250 pods at hand, and without.
+    Pods,
     /// What nothing costs.
     Idle,
     /// Many kills at once.
@@ -191,6 +193,7 @@ pub fn all(plan: &Plan, only: Option<Part>, tools: &[Tool]) -> Result<Vec<Measur
                 thread::sleep(Duration::from_secs(6));
                 latencies(&plan.reported, &REPORTED, &cgroup, tools)
             }
+            Part::Pods => pods(&plan.brisk, tools),
             Part::Idle => idle(plan.idle, tools),
             Part::Storm => storms(plan, &cgroup, tools),
             Part::Size => sizes(tools.len()),
@@ -315,10 +318,70 @@ fn latencies(pace: &Pace, names: &Names, cgroup: &Cgroup, tools: &[Tool]) -> Res
     Ok(values)
 }
 
+/// Pods that are known.
+const PODS: usize = 250;
+
+/// Kills in one of many pods, told with its name and without: by the bundles that a runtime keeps of
+/// its containers, here written by hand.
+fn pods(pace: &Pace, tools: &[Tool]) -> Result<Vec<Values>> {
+    let target = [Target::Median(5000.0)];
+    let mut named = Values::new("kill to pipe, 250 pods known", "µs", tools.len(), &target);
+    let mut plain = Values::new("the same without pods", "µs", tools.len(), &[]);
+    let folder = tempfile::tempdir().context("a folder for bundles")?;
+    let uid = |n: usize| format!("00000000-0000-0000-0000-{n:012x}");
+    let id = |n: usize| format!("{n:064x}");
+    for n in 0..PODS {
+        let bundle = folder
+            .path()
+            .join("io.containerd.runtime.v2.task/k8s.io")
+            .join(id(n));
+        fs::create_dir_all(&bundle)?;
+        let annotation = |name: &str| format!("io.kubernetes.cri.{name}");
+        let annotations = [
+            ("container-type", "container".to_owned()),
+            ("container-name", "app".to_owned()),
+            ("sandbox-uid", uid(n)),
+            ("sandbox-namespace", "shop".to_owned()),
+            ("sandbox-name", format!("checkout-{n}")),
+        ];
+        let annotations = annotations.map(|(name, value)| (annotation(name), value.into()));
+        let annotations: serde_json::Map<_, _> = annotations.into_iter().collect();
+        let config = serde_json::json!({ "annotations": annotations });
+        fs::write(bundle.join("config.json"), config.to_string())?;
+    }
+    let pod = format!("pod{}", uid(7));
+    let cgroup = Cgroup::below(&["kubepods", "burstable", &pod, &id(7)])?;
+    let socket = folder.path().join("containerd.sock");
+    let oomtrace = tools.first().context("no oomtrace")?;
+    let with = oomtrace.with(&["--cri".as_ref(), socket.as_os_str()]);
+    let without = oomtrace.with(&["--k8s".as_ref(), "off".as_ref()]);
+    for _ in 0..pace.rounds {
+        for (tool, values, has_names) in [(&with, &mut named, true), (&without, &mut plain, false)]
+        {
+            let (mut running, _) = Running::start(tool)?;
+            thread::sleep(Duration::from_millis(500));
+            for kill in 0..=pace.kills {
+                thread::sleep(pace.pause);
+                let told = kill_one(&cgroup, &mut running)?;
+                ensure!(
+                    told.named == has_names,
+                    "a kill with {has_names} names is not so told"
+                );
+                if let Some(latency_ns) = told.latency_ns.filter(|_| kill > 0) {
+                    values.push(0, latency_ns as f64 / 1e3);
+                }
+            }
+            running.stop()?;
+        }
+    }
+    Ok(vec![named, plain])
+}
+
 /// How a kill was told.
 struct Told {
     latency_ns: Option<u64>,
     whole: bool,
+    named: bool,
 }
 
 /// Kills one process and waits until the tool has told of it.
@@ -329,13 +392,22 @@ fn kill_one(cgroup: &Cgroup, running: &mut Running<'_>) -> Result<Told> {
     drop(go);
     let told = loop {
         let line = running.next(PATIENCE)?.context("a kill was not told")?;
-        let Said::Kill { hook_ns, whole } = running.tool.says(&line) else {
+        let Said::Kill {
+            hook_ns,
+            whole,
+            named,
+        } = running.tool.says(&line)
+        else {
             continue;
         };
         // Somebody else's kill may come in between.
         if hook_ns.is_none_or(|hook_ns| hook_ns >= before_ns) {
             let latency_ns = hook_ns.map(|hook_ns| line.read_ns.saturating_sub(hook_ns));
-            break Told { latency_ns, whole };
+            break Told {
+                latency_ns,
+                whole,
+                named,
+            };
         }
     };
     victim.bury()?;

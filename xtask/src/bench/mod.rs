@@ -4,6 +4,7 @@
 //! machine does meanwhile hits all alike; the ratios hold elsewhere, the absolute values do not.
 //! Slow is a result: the command fails only when something cannot be measured.
 
+mod logs;
 mod machine;
 mod measure;
 mod report;
@@ -38,6 +39,10 @@ pub struct Args {
     /// Put the table into docs/performance.md
     #[arg(long, conflicts_with = "only")]
     markdown: bool,
+
+    /// How fast kernel logs are read, beside grep and a script
+    #[arg(long, conflicts_with_all = ["only", "vm"])]
+    logs: bool,
 
     /// In a virtual machine, where all hooks can be had, beside all tools of the kind
     #[arg(long)]
@@ -79,12 +84,18 @@ pub fn run(args: &Args) -> Result<()> {
         let report = vm::run(&args.kernel, args.quick)?;
         return args.hand_over("bench-vm", &report.to_string(), &report.json());
     }
-    machine::prepare()?;
+    if !args.logs {
+        machine::prepare()?;
+    }
     sh::run(
         Command::new("cargo")
             .args(["build", "--release", "--locked", "--package", "oomtrace"])
             .current_dir(sh::root()),
     )?;
+    if args.logs {
+        let report = logs::run(args.quick)?;
+        return args.hand_over("bench-logs", &report.to_string(), &report.json());
+    }
     let tools = Tool::all(&sh::target().join("release/oomtrace"));
     let facts = machine::facts()?;
     let plan = if args.quick {

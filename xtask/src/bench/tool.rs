@@ -65,6 +65,8 @@ pub enum Said {
         hook_ns: Option<u64>,
         /// Whether the event has the candidates, of which only the kernel's report knows here.
         whole: bool,
+        /// Whether the event has the name of the victim's pod.
+        named: bool,
     },
     /// Kills were lost.
     Lost(u64),
@@ -87,6 +89,13 @@ impl Tool {
             kind,
             command,
         }
+    }
+
+    /// The same tool with more arguments.
+    pub fn with(&self, arguments: &[&OsStr]) -> Self {
+        let mut tool = self.clone();
+        tool.command.extend(arguments.iter().map(OsString::from));
+        tool
     }
 
     /// Finds out which tools work here.
@@ -124,6 +133,7 @@ impl Tool {
                     Some("oom_kill") => Said::Kill {
                         hook_ns: event["boottime_ns"].as_str().and_then(|ns| ns.parse().ok()),
                         whole: !event["candidates"].is_null(),
+                        named: !event["victim"]["pod"]["name"].is_null(),
                     },
                     Some("loss") => Said::Lost(event["lost_victims"].as_u64().unwrap_or(0)),
                     _ => Said::Other,
@@ -139,6 +149,7 @@ impl Tool {
                         Some(Said::Kill {
                             hook_ns,
                             whole: false,
+                            named: false,
                         })
                     })
                     .unwrap_or(Said::Other),
@@ -147,6 +158,7 @@ impl Tool {
             Kind::Oomkill if text.contains("Triggered by") => Said::Kill {
                 hook_ns: None,
                 whole: false,
+                named: false,
             },
             Kind::Oomkill => Said::Other,
         }
@@ -314,7 +326,11 @@ mod tests {
             };
             Tool::new("", kind, "", &[]).says(&line)
         };
-        let kill = |hook_ns, whole| Said::Kill { hook_ns, whole };
+        let kill = |hook_ns, whole| Said::Kill {
+            hook_ns,
+            whole,
+            named: false,
+        };
         let event = r#"{"kind":"oom_kill","boottime_ns":"7","candidates":{}}"#;
         assert_eq!(says(Kind::Oomtrace, event), kill(Some(7), true));
         assert_eq!(

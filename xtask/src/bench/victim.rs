@@ -79,14 +79,28 @@ impl Drop for Victim {
 /// A memory cgroup with a small limit, made for the bench.
 pub struct Cgroup(PathBuf);
 
+/// What it is below.
+const OUTERMOST: &str = "oomtrace-bench-";
+
 impl Cgroup {
     /// Makes it.
     pub fn new() -> Result<Self> {
+        Self::below(&[])
+    }
+
+    /// Makes one inside of others with these names.
+    pub fn below(names: &[&str]) -> Result<Self> {
         let (root, limit) = hierarchy()?;
-        let directory = root.join(format!("oomtrace-bench-{}", std::process::id()));
-        fs::create_dir(&directory)
-            .with_context(|| format!("making the cgroup {}", directory.display()))?;
-        let cgroup = Self(directory);
+        let outermost = format!("{OUTERMOST}{}-{}", std::process::id(), names.len());
+        let mut cgroup = Self(root);
+        for name in std::iter::once(&*outermost).chain(names.iter().copied()) {
+            // Of cgroup v2; the other has no such file.
+            let _ = fs::write(cgroup.0.join("cgroup.subtree_control"), "+memory");
+            let directory = cgroup.0.join(name);
+            fs::create_dir(&directory)
+                .with_context(|| format!("making the cgroup {}", directory.display()))?;
+            cgroup.0 = directory;
+        }
         fs::write(cgroup.0.join(limit), LIMIT_BYTES.to_string())
             .with_context(|| format!("setting {limit} of {}", cgroup.0.display()))?;
         // Where there is swap, victims must not go there.
@@ -103,8 +117,11 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // A dying process leaves its cgroup a moment later.
         for _ in 0..100 {
-            if fs::remove_dir(&self.0).is_ok() {
-                return;
+            while fs::remove_dir(&self.0).is_ok() {
+                let name = self.0.file_name().unwrap_or_default();
+                if name.as_encoded_bytes().starts_with(OUTERMOST.as_bytes()) || !self.0.pop() {
+                    return;
+                }
             }
             thread::sleep(Duration::from_millis(10));
         }

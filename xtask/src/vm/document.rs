@@ -147,7 +147,11 @@ fn scenarios(kernels: &[(&str, &Value)], text: &mut String, notes: &mut Notes) -
     write!(text, "| *seconds* |")?;
     for (_, cell) in kernels {
         let dead = cell["error"].as_str().map(|error| notes.mark(error));
-        let seconds = cell["seconds"].as_f64().unwrap_or_default();
+        let all = cell["scenarios"].as_array().into_iter().flatten();
+        // The sum of nothing is -0.
+        let seconds = all
+            .filter_map(|played| played["seconds"].as_f64())
+            .fold(0.0, |sum, seconds| sum + seconds);
         write!(text, " {seconds:.0}{} |", dead.unwrap_or_default())?;
     }
     text.push_str("\n\n");
@@ -190,11 +194,10 @@ mod tests {
     #[expect(clippy::unwrap_used, reason = "a test")]
     fn tables() {
         let cell = json!({
-            "seconds": 12.3,
             "scenarios": [
-                {"name": "single", "outcome": "ok", "reason": null},
-                {"name": "group", "outcome": "skip", "reason": "no v2"},
-                {"name": "storm", "outcome": "FAIL", "reason": "one | two"},
+                {"name": "single", "outcome": "ok", "reason": null, "seconds": 2.3},
+                {"name": "group", "outcome": "skip", "reason": "no v2", "seconds": 0.1},
+                {"name": "storm", "outcome": "FAIL", "reason": "one | two", "seconds": 10.0},
             ],
         });
         let mut notes = Notes::default();

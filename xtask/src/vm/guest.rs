@@ -18,16 +18,16 @@ const PROGRAMS: [(&str, &str); 3] = [
     ("oomtrace", "bin/oomtrace"),
     ("oomtrace-victim", "bin/oomtrace-victim"),
 ];
-const FOLDERS: [&str; 7] = ["bin", "dev", "etc", "proc", "run", "sys", "tmp"];
+const FOLDERS: [&str; 8] = ["bin", "dev", "etc", "modules", "proc", "run", "sys", "tmp"];
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
+const MODULE: u32 = 0o100_644;
 const SYMLINK: u32 = 0o120_777;
 const CHARACTER_DEVICE: u32 = 0o020_600;
 
-/// Builds the programs and packs them; returns the archive.
-pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
-    let programs = build(machine, cache, &["oomtrace", "oomtrace-tests"])?;
+/// Packs the programs that were built, and the kernel's modules, as `file`.
+pub fn initramfs(programs: &Path, modules: &[PathBuf], file: &Path) -> Result<PathBuf> {
     let mut archive = Archive::default();
     for folder in FOLDERS {
         archive.add(folder, DIRECTORY, (0, 0), &[]);
@@ -35,7 +35,11 @@ pub fn initramfs(machine: &Machine, cache: &Path) -> Result<PathBuf> {
     for (program, place) in PROGRAMS {
         archive.add_program(&programs.join(program), place)?;
     }
-    archive.write(&cache.join(format!("initramfs-{}.cpio", machine.debian)))
+    for (index, module) in modules.iter().enumerate() {
+        // The guest loads them in the order of their names.
+        archive.add_file(module, &format!("modules/{index}"), MODULE)?;
+    }
+    archive.write(file)
 }
 
 /// Builds all programs of these packages; returns the folder that has them.

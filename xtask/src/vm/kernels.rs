@@ -29,6 +29,8 @@ pub struct Kernel {
     pub memory_mib: u32,
     /// Further options of QEMU.
     pub options: &'static [&'static str],
+    /// Drivers that it does not have built in, in the order in which they are loaded.
+    modules: &'static [&'static str],
 }
 
 /// All of them, oldest first.
@@ -57,6 +59,7 @@ pub const KERNELS: &[Kernel] = &[
         // PREEMPT_RT: everything is preempted, the kernel log is written by threads of its own.
         packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-rt-amd64$",
         suites: &["bookworm", "bookworm-security"],
+        modules: NVME,
         ..DEFAULT
     },
     Kernel {
@@ -78,9 +81,13 @@ pub const KERNELS: &[Kernel] = &[
         packages: "^linux-image-6\\.12\\.[0-9]+\\+deb12-arm64-16k$",
         suites: &["bookworm", "bookworm-security"],
         machine: &AARCH64,
+        modules: NVME,
         ..DEFAULT
     },
 ];
+
+/// The driver of the disk, which only the kernels for clouds have built in.
+const NVME: &[&str] = &["nvme-auth", "nvme-core", "nvme"];
 
 const DEFAULT: Kernel = Kernel {
     name: "",
@@ -90,12 +97,15 @@ const DEFAULT: Kernel = Kernel {
     append: "",
     memory_mib: 1024,
     options: &[],
+    modules: &[],
 };
 
 /// A kernel that is at hand.
 pub struct Image {
     /// The bootable file.
     pub file: PathBuf,
+    /// The drivers to load, in order.
+    pub modules: Vec<PathBuf>,
     /// The package it is from, or the file that was given.
     pub origin: String,
 }
@@ -118,10 +128,20 @@ impl Kernel {
     pub fn fetch(&self, cache: &Path, refresh: bool) -> Result<Image> {
         let folder = cache.join("kernels").join(self.name);
         let (file, note) = (folder.join("vmlinuz"), folder.join("package"));
-        if !refresh && file.exists() && note.exists() {
+        let modules: Vec<_> = self
+            .modules
+            .iter()
+            .map(|name| folder.join(name).with_extension("ko"))
+            .collect();
+        let is_here = [&file, &note]
+            .into_iter()
+            .chain(&modules)
+            .all(|file| file.exists());
+        if is_here && !refresh {
             let origin = fs::read_to_string(&note)?;
             return Ok(Image {
                 file,
+                modules,
                 origin: origin.trim().to_owned(),
             });
         }
@@ -135,6 +155,7 @@ impl Kernel {
         fs::write(&note, &package)?;
         Ok(Image {
             file,
+            modules,
             origin: package,
         })
     }
@@ -178,9 +199,17 @@ impl Kernel {
         let _ = fs::remove_dir_all(folder);
         let unpacked = folder.join("unpacked");
         apt.unpack(&package, &unpacked)?;
-        let found = find_vmlinuz(&unpacked)?
-            .with_context(|| format!("the package {package} has no file vmlinuz*"))?;
-        fs::rename(&found, folder.join("vmlinuz"))?;
+        let take = |prefix: &str, name: &str| -> Result<()> {
+            let found = find(&unpacked, prefix)?
+                .with_context(|| format!("the package {package} has no file {prefix}*"))?;
+            Ok(fs::rename(&found, folder.join(name))?)
+        };
+        take("vmlinuz", "vmlinuz")?;
+        for name in self.modules {
+            // Its name goes on with how it is packed, which the kernel finds out.
+            let name = format!("{name}.ko");
+            take(&name, &name)?;
+        }
         fs::remove_dir_all(&unpacked)?;
         Ok(package)
     }
@@ -198,6 +227,7 @@ pub fn given(path: &str) -> Result<Image> {
     }
     Ok(Image {
         file,
+        modules: Vec::new(),
         origin: path.to_owned(),
     })
 }
@@ -209,15 +239,16 @@ fn numbers(name: &str) -> Vec<u64> {
         .collect()
 }
 
-fn find_vmlinuz(folder: &Path) -> Result<Option<PathBuf>> {
+/// A file whose name begins so.
+fn find(folder: &Path, prefix: &str) -> Result<Option<PathBuf>> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let kind = entry.file_type()?;
         if kind.is_dir() {
-            if let Some(found) = find_vmlinuz(&entry.path())? {
+            if let Some(found) = find(&entry.path(), prefix)? {
                 return Ok(Some(found));
             }
-        } else if kind.is_file() && entry.file_name().to_string_lossy().starts_with("vmlinuz") {
+        } else if kind.is_file() && entry.file_name().to_string_lossy().starts_with(prefix) {
             ensure!(
                 entry.metadata()?.len() > 0,
                 "{} is empty",

@@ -20,7 +20,7 @@ use crate::{install::Need, sh};
 /// A guest that says nothing for so long hangs: a scenario may run out of patience several times.
 const STALL: Duration = Duration::from_secs(300);
 /// A guest that takes longer than this is broken, whatever it says.
-const TIMEOUT: Duration = Duration::from_secs(20 * 60);
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 
 /// Size of the disk to swap to: soon full, so that memory then runs out.
 const DISK_BYTES: u64 = 96 << 20;
@@ -220,7 +220,7 @@ fn memory(mib: u32) -> Vec<String> {
     options
 }
 
-/// An empty disk to swap to. NVMe, because all of the kernels have that driver built in.
+/// An empty disk to swap to. NVMe, because most of the kernels have that driver built in.
 fn disk(file: &Path) -> Result<[String; 4]> {
     File::create(file)
         .and_then(|file| file.set_len(DISK_BYTES))

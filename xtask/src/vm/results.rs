@@ -30,8 +30,6 @@ pub struct Cell {
     pub scenarios: Vec<Played>,
     /// Why it did not come to its end, if it did not.
     pub error: Option<String>,
-    /// How long it took, from power on to power off.
-    pub seconds: f32,
     /// What the guest printed to be kept, by file.
     recorded: BTreeMap<String, String>,
 }
@@ -84,8 +82,16 @@ impl Cell {
         });
     }
 
-    /// Writes the cell to a file of its own.
-    pub fn write(&self, folder: &Path, kernel: &str, package: &str, variant: &str) -> Result<()> {
+    /// Writes the cell to a file of its own. Where it was a boot for some scenarios, these are put
+    /// in the place of what an earlier boot of the same kernel saw of them.
+    pub fn write(
+        &self,
+        folder: &Path,
+        kernel: &str,
+        package: &str,
+        variant: &str,
+        is_whole: bool,
+    ) -> Result<()> {
         let scenarios: Vec<_> = self
             .scenarios
             .iter()
@@ -98,26 +104,74 @@ impl Cell {
                 })
             })
             .collect();
-        let tally = self.tally();
-        let cell = json!({
+        let mut cell = json!({
             "kernel": kernel,
             "package": package,
             "variant": variant,
             "machine": self.machine,
-            "passed": tally.passed,
-            "failed": tally.failed,
-            "skipped": tally.skipped,
             "error": self.error,
-            "seconds": tenths(self.seconds),
             "scenarios": scenarios,
         });
         fs::create_dir_all(folder)?;
         let file = folder.join(format!("{kernel}.{variant}.json"));
+        if !is_whole && let Ok(bytes) = fs::read(&file) {
+            let before: Value = serde_json::from_slice(&bytes)
+                .with_context(|| format!("reading {}", file.display()))?;
+            if before["package"] == package {
+                cell = merged(before, cell);
+            }
+        }
         fs::write(&file, serde_json::to_string_pretty(&cell)? + "\n")
             .with_context(|| format!("writing {}", file.display()))
     }
 }
 
+/// An earlier boot's cell, with the scenarios of a later one.
+fn merged(mut cell: Value, later: Value) -> Value {
+    let played = |cell: &Value| cell["scenarios"].as_array().cloned().unwrap_or_default();
+    let mut scenarios = played(&cell);
+    for new in played(&later) {
+        match scenarios.iter_mut().find(|old| old["name"] == new["name"]) {
+            Some(old) => *old = new,
+            None => scenarios.push(new),
+        }
+    }
+    cell["scenarios"] = scenarios.into();
+    // What the earlier boot did not come to is missing among its scenarios.
+    cell["error"] = later["error"].clone();
+    if !later["machine"].is_null() {
+        cell["machine"] = later["machine"].clone();
+    }
+    cell
+}
+
 fn tenths(seconds: f32) -> f64 {
     (f64::from(seconds) * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What was played again takes the place of what was seen before, and nothing else does.
+    #[test]
+    fn later_boots() {
+        let played = |name: &str, outcome: &str| json!({ "name": name, "outcome": outcome });
+        let before = json!({
+            "machine": {"release": "1"},
+            "error": "no end",
+            "scenarios": [played("a", "ok"), played("b", "FAIL")],
+        });
+        let later = json!({
+            "machine": null,
+            "error": null,
+            "scenarios": [played("b", "ok"), played("c", "skip")],
+        });
+        let expected = json!({
+            "machine": {"release": "1"},
+            "error": null,
+            "scenarios": [played("a", "ok"), played("b", "ok"), played("c", "skip")],
+        });
+        assert_eq!(merged(before, later), expected);
+    }
 }

@@ -22,6 +22,32 @@ pub struct Variant {
     pub scenarios: &'static [&'static str],
 }
 
+/// What looks different by another hook, or in another hierarchy of cgroups. `--scenario all` plays
+/// all there are.
+const BY_HOOKS: &[&str] = &[
+    "single_process",
+    "shared_memory",
+    "victim_is_not_the_trigger",
+    "files_fill_the_limit",
+    "kill_9_is_no_oom_kill",
+    "leader_has_exited",
+    "mm_sharer",
+    "long_names",
+    "limit_of_an_ancestor",
+    "names_that_imitate_the_log",
+    "twenty_die_one_after_another",
+    "twenty_die_as_a_group",
+    "a_trigger_outlives_its_victims",
+    "losses_are_counted",
+    "stuck_victim",
+    "chosen_task_was_exiting",
+    "machine_without_swap",
+    "sysrq",
+    "allocating_task_dies",
+    "group_dies_for_the_machine",
+    "cpuset",
+];
+
 /// All of them; the first is what is taken where none is asked for.
 pub const VARIANTS: &[Variant] = &[
     Variant {
@@ -34,30 +60,35 @@ pub const VARIANTS: &[Variant] = &[
         shows: "the memory controller in a cgroup v1 hierarchy, with cgroup v2 beside it, as \
                 systemd mounts them in its hybrid mode",
         append: "oomtrace.cgroup=v1",
+        scenarios: BY_HOOKS,
         ..DEFAULT
     },
     Variant {
         name: "kprobe",
         shows: "the decision by kprobe, where tracing programs are not to be had",
         append: "oomtrace.hooks=kprobe,candidates,outcome,kmsg",
+        scenarios: BY_HOOKS,
         ..DEFAULT
     },
     Variant {
         name: "log",
         shows: "raw tracepoints and the kernel log, where the decision cannot be hooked",
         append: "oomtrace.hooks=outcome,kmsg",
+        scenarios: BY_HOOKS,
         ..DEFAULT
     },
     Variant {
         name: "raw-tp",
         shows: "raw tracepoints alone",
         append: "oomtrace.hooks=outcome",
+        scenarios: BY_HOOKS,
         ..DEFAULT
     },
     Variant {
         name: "no-log",
         shows: "every hook, but not the kernel log",
         append: "oomtrace.hooks=fentry,kprobe,candidates,outcome",
+        scenarios: BY_HOOKS,
         ..DEFAULT
     },
     Variant {

@@ -2,16 +2,16 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
-    io::{self, BufRead, BufReader, Write},
+    io::{self, Write},
     path::Path,
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{
+    cli::events::{self, Count},
     event::{Event, OomKill},
-    kernel_log,
+    report::count,
 };
 
 /// How far the same kill may be apart on two clocks: syslog has whole seconds.
@@ -74,42 +74,27 @@ impl Known {
 }
 
 impl Against {
-    /// Reads an event log. Lines that are no events are passed over: the last may be torn.
+    /// Reads an event log.
     pub(super) fn read(file: &Path) -> Result<Self> {
-        let name = file.display().to_string();
-        let open = || -> io::Result<_> { kernel_log::unpack(File::open(file)?) };
-        let mut input = BufReader::new(open().with_context(|| format!("reading {name}"))?);
         let mut this = Self {
-            name,
+            name: events::shown(file),
             known: Vec::new(),
             by_tid: HashMap::new(),
             only_in_logs: Vec::new(),
             both: 0,
         };
-        let (mut line, mut events) = (Vec::new(), 0);
-        loop {
-            line.clear();
-            let read = input.read_until(b'\n', &mut line);
-            if read.with_context(|| format!("reading {}", this.name))? == 0 {
-                break;
-            }
-            let Ok(event) = serde_json::from_slice::<Event>(&line) else {
-                continue;
-            };
-            events += 1;
-            if let Event::OomKill(kill) = event {
+        let mut count = Count::default();
+        count.read(&[file.to_owned()], &mut |event, _| {
+            if let Some(Event::OomKill(kill)) = event {
                 let known = Known::new(&kill);
                 if let Some(tid) = known.tid {
                     this.by_tid.entry(tid).or_default().push(this.known.len());
                 }
                 this.known.push(known);
             }
-        }
-        anyhow::ensure!(
-            events > 0,
-            "{}: there are no events of oomtrace in it",
-            this.name
-        );
+            Ok(())
+        })?;
+        anyhow::ensure!(count.events > 0, "{}: no event was read", this.name);
         Ok(this)
     }
 
@@ -165,8 +150,8 @@ impl Against {
         )?;
         writeln!(
             out,
-            "{} kills in both, {} only in the logs, {} only in {}",
-            self.both,
+            "{} in both, {} only in the logs, {} only in {}",
+            count(self.both, "kill"),
             self.only_in_logs.len(),
             only_in_events.len(),
             self.name

@@ -81,6 +81,18 @@ struct Told {
     errors: Vec<String>,
 }
 
+impl Told {
+    fn enrichment(self, complete: bool) -> Enrichment {
+        let sources = self.sources.iter();
+        Enrichment {
+            complete,
+            sources: sources.map(|source| source.name().to_owned()).collect(),
+            age_ms: self.age_ns.map(|age| age / 1_000_000),
+            errors: self.errors,
+        }
+    }
+}
+
 impl Cache {
     /// One of this size.
     pub fn new(pods: usize, containers: usize) -> Self {
@@ -183,6 +195,25 @@ impl Cache {
         views.any(|view| view.source == source && view.gone_ns.is_none())
     }
 
+    /// Whether some source has told that a pod was evicted.
+    pub fn is_evicted(&self, key: &str) -> bool {
+        self.pods.views(key).iter().any(|view| view.facts.evicted)
+    }
+
+    /// Whether a source that tells of statuses has ever told all it knows.
+    pub fn knows_statuses(&self) -> bool {
+        let mut sources = self.health.iter();
+        sources.any(|(source, health)| source.tells_spec() && health.answered_ns.is_some())
+    }
+
+    /// A pod, by what its cgroup is named after.
+    pub fn pod_of(&self, key: &str, now_ns: u64) -> (Pod, Enrichment) {
+        let mut told = Told::default();
+        let pod = self.described_pod(key, None, self.pods.views(key), &mut told, now_ns);
+        let complete = pod.name.is_some();
+        (pod, told.enrichment(complete))
+    }
+
     /// How a source is doing.
     pub fn set_health(&mut self, source: Source, health: Health) {
         match self.health.iter_mut().find(|(known, _)| *known == source) {
@@ -264,14 +295,14 @@ impl Cache {
         }
         let qos_class = known.placement.qos_class;
         let pod = self.described_pod(&key, qos_class, pod_views, &mut told, now_ns);
-        known.container = known.container.map(|container| {
+        known.whose.container = known.whose.container.map(|container| {
             self.described_container(container, &key, views, pod_views, &mut told, now_ns)
         });
         let asking = pod_views.iter().any(|view| view.facts.owner_asked);
         let has_spec = !self.health.iter().any(|(source, _)| source.tells_spec())
             || pod_views.iter().any(|view| view.source.tells_spec());
         let named = pod.name.is_some()
-            && known.container.as_ref().is_none_or(|container| {
+            && known.whose.container.as_ref().is_none_or(|container| {
                 container.name.is_some() || container.role == Some(ContainerRole::Pause)
             });
         if self.health.is_empty() {
@@ -283,17 +314,8 @@ impl Cache {
                 told.errors.push(format!("{}: {error}", source.name()));
             }
         }
-        known.enrichment = Some(Enrichment {
-            complete: named && has_spec && !asking,
-            sources: told
-                .sources
-                .iter()
-                .map(|source| source.name().to_owned())
-                .collect(),
-            age_ms: told.age_ns.map(|age| age / 1_000_000),
-            errors: told.errors,
-        });
-        known.pod = Some(pod);
+        known.enrichment = Some(told.enrichment(named && has_spec && !asking));
+        known.whose.pod = Some(pod);
         Some(known)
     }
 
@@ -340,6 +362,7 @@ impl Cache {
                 is_static,
                 memory,
                 containers: _,
+                evicted: _,
                 ids: _,
             } = &view.facts;
             pod.namespace.get_or_insert_with(|| namespace.to_string());

@@ -68,8 +68,8 @@ fn answer(cache: &Cache, path: &str) -> Known {
 }
 
 fn names(known: &Known) -> (Option<&str>, Option<&str>) {
-    let pod = known.pod.as_ref().and_then(|pod| pod.name.as_deref());
-    let container = known.container.as_ref();
+    let pod = known.whose.pod.as_ref().and_then(|pod| pod.name.as_deref());
+    let container = known.whose.container.as_ref();
     (
         pod,
         container.and_then(|container| container.name.as_deref()),
@@ -88,10 +88,10 @@ fn enrichment(known: &Known) -> &Enrichment {
 fn known_by_the_runtime() {
     let known = answer(&with_cri(), &path(POD, 'a'));
     assert_eq!(names(&known), (Some("checkout"), Some("app")));
-    let pod = known.pod.as_ref().expect("a pod");
+    let pod = known.whose.pod.as_ref().expect("a pod");
     assert_eq!(pod.namespace.as_deref(), Some("shop"));
     assert_eq!(pod.qos_source, Some(QosSource::CgroupPath));
-    let container = known.container.as_ref().expect("a container");
+    let container = known.whose.container.as_ref().expect("a container");
     assert_eq!(container.restart_count, Some(2));
     assert_eq!(
         *enrichment(&known),
@@ -126,12 +126,12 @@ fn merged_with_the_api() {
     .into();
     cache.whole_pod(Source::Api, facts, Vec::new(), 2 * SECOND);
     let known = answer(&cache, &path(POD, 'a'));
-    let container = known.container.as_ref().expect("a container");
+    let container = known.whose.container.as_ref().expect("a container");
     assert_eq!(container.memory_request_bytes, Some(64));
     assert_eq!(container.memory_limit_bytes, Some(128));
     assert_eq!(container.role, Some(ContainerRole::Sidecar));
     assert_eq!(container.image.as_deref(), Some("shop/checkout:1"));
-    let pod = known.pod.as_ref().expect("a pod");
+    let pod = known.whose.pod.as_ref().expect("a pod");
     assert_eq!(pod.qos_class, Some(QosClass::Guaranteed));
     assert_eq!(pod.qos_source, Some(QosSource::PodStatus));
     assert_eq!(pod.priority, Some(7));
@@ -150,7 +150,7 @@ fn disagreement_is_told() {
     let mut cache = with_cri();
     cache.pod(Source::PodLogs, pod(POD, "impostor"), SECOND);
     let known = answer(&cache, &path(POD, 'a'));
-    let found = known.pod.as_ref().expect("a pod");
+    let found = known.whose.pod.as_ref().expect("a pod");
     assert_eq!((&*found.uid, &found.name), (POD, &None));
     let told = enrichment(&known);
     assert!(!told.complete);
@@ -232,7 +232,7 @@ fn static_pods() {
     mirror.is_static = Some(true);
     cache.whole_pod(Source::Api, mirror.clone(), Vec::new(), SECOND);
     let known = answer(&cache, &path(HASH, 'c'));
-    let found = known.pod.as_ref().expect("a pod");
+    let found = known.whose.pod.as_ref().expect("a pod");
     assert_eq!(
         (&*found.uid, found.name.as_deref()),
         (HASH, Some("etcd-node1"))
@@ -255,6 +255,7 @@ fn pause_and_containers_without_a_pod() {
     let known = answer(&cache, &path(POD, 'f'));
     assert!(enrichment(&known).complete);
     let found = known
+        .whose
         .container
         .as_ref()
         .and_then(|container| container.role);
@@ -263,7 +264,7 @@ fn pause_and_containers_without_a_pod() {
     assert_eq!(names(&known), (Some("checkout"), Some("app")));
     // Nobody's container, and no pod: nothing to be known.
     let known = answer(&cache, &format!("/k8s.io/{}", id('e')));
-    assert!(known.enrichment.is_none() && known.container.is_some());
+    assert!(known.enrichment.is_none() && known.whose.container.is_some());
     assert!(
         answer(&cache, "/system.slice/sshd.service")
             .enrichment
@@ -342,7 +343,7 @@ fn an_owner_that_is_asked_for() {
         cache.set_owner(Source::Api, &facts, learnt.as_ref());
         let known = answer(&cache, &path(POD, 'a'));
         assert!(enrichment(&known).complete);
-        assert_eq!(known.pod.and_then(|pod| pod.owner), owner(shown));
+        assert_eq!(known.whose.pod.and_then(|pod| pod.owner), owner(shown));
     }
 }
 
@@ -413,4 +414,59 @@ proptest! {
     fn any_path(path in prop::collection::vec(any::<u8>(), 0..300), cut in any::<bool>()) {
         let _ = with_cri().answer(&path, cut, SECOND);
     }
+}
+
+/// Hours without an answer take nothing away, and say how old it is; what went meanwhile is known
+/// for ten minutes more from when that is learnt.
+#[test]
+fn hours_of_outage() {
+    const HOUR: u64 = 3600 * SECOND;
+    let mut cache = Cache::default();
+    live(&mut cache, Source::Api, SECOND);
+    let generation = cache.begin();
+    cache.whole_pod(
+        Source::Api,
+        pod(POD, "checkout"),
+        vec![container(id('a'), POD, "app")],
+        SECOND,
+    );
+    cache.end(Source::Api, generation, SECOND);
+    if let Some(health) = cache.health_mut(Source::Api) {
+        health.state = PodSourceState::Failed;
+        health.error = Some("no answer".to_owned());
+    }
+    let at = |cache: &Cache, now_ns| {
+        let known = cache.answer(path(POD, 'a').as_bytes(), false, now_ns);
+        known.expect("an answer")
+    };
+    let known = at(&cache, 6 * HOUR + SECOND);
+    assert_eq!(names(&known), (Some("checkout"), Some("app")));
+    assert_eq!(enrichment(&known).age_ms, Some(6 * 3_600_000));
+    assert_eq!(enrichment(&known).errors, ["api: no answer"]);
+    // It answers again, and the pod is no more.
+    live(&mut cache, Source::Api, 6 * HOUR);
+    let generation = cache.begin();
+    cache.end(Source::Api, generation, 6 * HOUR);
+    let kept = 6 * HOUR + store::KEPT_NS;
+    assert_eq!(names(&at(&cache, kept - 1)).0, Some("checkout"));
+    cache.pod(Source::Api, pod(OTHER, "later"), kept);
+    assert_eq!(names(&at(&cache, kept)).0, None);
+}
+
+/// An eviction is known once, whoever tells it.
+#[test]
+fn evicted_pods() {
+    let mut cache = Cache::default();
+    live(&mut cache, Source::Cri, SECOND);
+    assert!(!cache.knows_statuses());
+    live(&mut cache, Source::Kubelet, SECOND);
+    assert!(cache.knows_statuses() && !cache.is_evicted(POD));
+    let mut evicted = pod(POD, "checkout");
+    evicted.evicted = true;
+    cache.whole_pod(Source::Kubelet, evicted, Vec::new(), SECOND);
+    cache.whole_pod(Source::Api, pod(POD, "checkout"), Vec::new(), SECOND);
+    assert!(cache.is_evicted(POD));
+    let (found, told) = cache.pod_of(POD, SECOND);
+    assert_eq!(found.name.as_deref(), Some("checkout"));
+    assert_eq!(told.sources, ["api", "kubelet"]);
 }

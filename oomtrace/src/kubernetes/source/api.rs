@@ -11,18 +11,21 @@ use std::{
 };
 
 use serde::Deserialize;
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
 
 use super::{
     Backoff,
     http::{Error, Server},
 };
 use crate::{
-    event::Owner,
+    event::{NodeCondition, Owner},
     kubernetes::{
         Pods,
         facts::{PodFacts, Source, is_name},
-        pod::{ApiPod, Items, Metadata},
+        pod::{ApiPod, Condition, Items, Metadata},
     },
     process,
 };
@@ -33,11 +36,15 @@ const PAGE: u32 = 100;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a watch lasts.
 const WATCH_SECONDS: u32 = 290;
+/// A watch that ends sooner is followed by a pause.
+const BRIEF: Duration = Duration::from_secs(1);
 /// The server sends a bookmark every minute or so; when nothing comes for much longer the connection
 /// is dead and nobody has told.
 const QUIET: Duration = Duration::from_secs(150);
 /// A line of a watch has one pod.
 const MOST_BYTES: usize = 4 << 20;
+/// An eviction is told without the node's conditions after this.
+const AT_ONCE: Duration = Duration::from_secs(5);
 /// ReplicaSets that are remembered, and that wait to be asked about.
 const MOST_OWNERS: usize = 1024;
 
@@ -85,25 +92,33 @@ impl Api {
         // The first list may come from the server's memory; after it said Gone that may be too old.
         let mut recent = false;
         loop {
-            let step = match &mut at {
-                None => self.list(recent).await.map(|version| {
-                    at = Some(version);
-                    Ended::Over
-                }),
-                Some(at) => self.watch(at).await,
+            let Some(version) = &mut at else {
+                match self.list(recent).await {
+                    Ok(version) => at = Some(version),
+                    Err(error) => {
+                        self.pods.failed(Source::Api, &error.to_string());
+                        sleep(backoff.next()).await;
+                    }
+                }
+                continue;
             };
-            match step {
-                Ok(Ended::Over) => backoff.reset(),
+            let (began, from) = (Instant::now(), version.clone());
+            let ended = self.watch(version).await;
+            // A server that ends each watch at once must not be asked again at once.
+            let lasted = began.elapsed() >= BRIEF;
+            if lasted || *version != from {
+                backoff.reset();
+            }
+            match ended {
+                Ok(Ended::Over) if lasted => continue,
+                Ok(Ended::Over) => {}
                 Ok(Ended::Gone) => {
                     tracing::debug!("pods: api: the watch cannot go on; listing anew");
                     (at, recent) = (None, true);
-                    sleep(backoff.next()).await;
                 }
-                Err(error) => {
-                    self.pods.failed(Source::Api, &error.to_string());
-                    sleep(backoff.next()).await;
-                }
+                Err(error) => self.pods.failed(Source::Api, &error.to_string()),
             }
+            sleep(backoff.next()).await;
         }
     }
 
@@ -144,11 +159,7 @@ impl Api {
         if version.is_empty() {
             return Err(Error::Answer("a list without a resourceVersion".to_owned()));
         }
-        self.pods.put(|cache, now_ns| {
-            cache.end(Source::Api, generation, now_ns);
-            false
-        });
-        self.pods.live(Source::Api);
+        self.pods.told_all(Source::Api, generation);
         process::release_memory();
         Ok(version)
     }
@@ -255,8 +266,39 @@ impl Api {
                 }
             }
         }
-        self.pods
-            .put(|cache, now_ns| cache.whole_pod(Source::Api, facts, containers, now_ns));
+        let eviction = pod.eviction();
+        let whole = (facts, containers);
+        if self.pods.put_whole(Source::Api, whole, eviction) {
+            self.pods.new_pod.notify_one();
+        }
+    }
+}
+
+/// The conditions of a node. `None` where they may not be read.
+pub async fn node_conditions(server: &Server, node: &str) -> Option<Vec<NodeCondition>> {
+    #[derive(Deserialize)]
+    struct Node {
+        status: NodeStatus,
+    }
+    #[derive(Deserialize)]
+    struct NodeStatus {
+        conditions: Vec<Condition>,
+    }
+    let read = async {
+        let body = server.get(&format!("/api/v1/nodes/{node}")).await?;
+        let body = body.all(PATIENCE, MOST_BYTES).await?;
+        serde_json::from_slice(&body).map_err(|error| Error::Answer(error.to_string()))
+    };
+    match timeout(AT_ONCE, read).await {
+        Ok(Ok(Node { status })) => {
+            let conditions = status.conditions.into_iter();
+            Some(conditions.filter_map(Condition::of_node).collect())
+        }
+        Ok(Err(error)) => {
+            tracing::debug!("pods: api: the node's conditions: {error}");
+            None
+        }
+        Err(_) => None,
     }
 }
 

@@ -25,10 +25,7 @@ use crate::{
     event::ContainerRole,
     kubernetes::{
         Pods,
-        facts::{
-            ContainerFacts, PodFacts, Source, image, is_container_id, is_name, is_pod_key,
-            is_static_key,
-        },
+        facts::{ContainerFacts, PodFacts, Source, image, is_container_id, is_name, is_pod_key},
     },
 };
 
@@ -98,11 +95,7 @@ impl Bundles {
                 self.read(pods, id);
             }
         }
-        pods.put(|cache, now_ns| {
-            cache.end(Source::Bundle, generation, now_ns);
-            false
-        });
-        pods.live(Source::Bundle);
+        pods.told_all(Source::Bundle, generation);
         loop {
             for (name, there) in watched.next().await? {
                 let Some(id) = name.to_str().filter(|id| is_container_id(id)) else {
@@ -206,15 +199,7 @@ fn facts(id: &str, config: &[u8]) -> Option<(Option<PodFacts>, ContainerFacts)> 
     };
     let pod = namespace
         .zip(pod)
-        .filter(|(namespace, pod)| is_name(namespace) && is_name(pod));
-    let pod = pod.map(|(namespace, pod)| PodFacts {
-        key: uid.into(),
-        uid: uid.into(),
-        namespace: namespace.into(),
-        name: pod.into(),
-        is_static: is_static_key(uid).then_some(true),
-        ..PodFacts::default()
-    });
+        .and_then(|(namespace, pod)| PodFacts::named(uid, namespace, pod));
     Some((pod, container))
 }
 

@@ -31,7 +31,6 @@ pub async fn run(server: Server, pods: Arc<Pods>, labels: Arc<[String]>, period:
         match read(&server, &pods, &labels).await {
             Ok(()) => {
                 backoff.reset();
-                pods.live(Source::Kubelet);
                 sleep(TOGETHER).await;
                 let _ = timeout(period.saturating_sub(TOGETHER), pods.new_pod.notified()).await;
             }
@@ -57,24 +56,18 @@ async fn read(server: &Server, pods: &Pods, labels: &[String]) -> Result<(), Err
     items
         .end()
         .map_err(|error| Error::Answer(error.to_string()))?;
-    pods.put(|cache, now_ns| {
-        cache.end(Source::Kubelet, generation, now_ns);
-        false
-    });
+    pods.told_all(Source::Kubelet, generation);
     process::release_memory();
     Ok(())
 }
 
 /// Takes in a pod of a list, if it is one.
 fn take(pods: &Pods, source: Source, labels: &[String], item: &[u8]) {
-    let facts = serde_json::from_slice::<ApiPod>(item).ok();
-    let Some((pod, containers)) = facts.and_then(|pod| pod.facts(labels)) else {
+    let pod = serde_json::from_slice::<ApiPod>(item).ok();
+    let Some((pod, whole)) = pod.and_then(|pod| Some((pod.facts(labels)?, pod))) else {
         tracing::debug!("pods: {} tells of what is no pod", source.name());
         return;
     };
-    pods.put(|cache, now_ns| {
-        cache.whole_pod(source, pod, containers, now_ns);
-        // It is what it has just told; nobody need ask it again.
-        false
-    });
+    // A new one is what it has just told; nobody need ask it again.
+    pods.put_whole(source, pod, whole.eviction());
 }

@@ -19,7 +19,10 @@ use super::{
     Options, Pods, ask,
     facts::{Source, is_name},
 };
-use crate::incident::{Answered, Known, Question};
+use crate::{
+    event::boottime_ns,
+    incident::{Evicted, Known, News, Question},
+};
 
 /// What is to be started.
 #[derive(Debug)]
@@ -97,7 +100,7 @@ impl Plan {
         self,
         pods: Arc<Pods>,
         questions: mpsc::Receiver<Question>,
-        answers: mpsc::Sender<Answered>,
+        answers: mpsc::Sender<News>,
     ) {
         let mut quick = Quick::default();
         if let Some(socket) = &self.cri {
@@ -118,6 +121,11 @@ impl Plan {
             let (pods, labels) = (Arc::clone(&pods), Arc::clone(&self.labels));
             tokio::spawn(kubelet::run(server, pods, labels, self.period));
         }
+        tokio::spawn(evictions(
+            Arc::clone(&pods),
+            self.api.clone(),
+            answers.clone(),
+        ));
         if let Some((server, node)) = self.api {
             let (pods, labels) = (Arc::clone(&pods), Arc::clone(&self.labels));
             tokio::spawn(Api::new(server, node, labels, pods).run());
@@ -126,6 +134,27 @@ impl Plan {
             tokio::spawn(pod_logs::run(folder, Arc::clone(&pods)));
         }
         ask::answer(pods, quick, questions, answers).await;
+    }
+}
+
+/// Tells of evictions for ever, with the node's conditions where they may be asked for.
+async fn evictions(pods: Arc<Pods>, api: Option<(Server, String)>, news: mpsc::Sender<News>) {
+    loop {
+        let (key, eviction) = pods.next_eviction().await;
+        let node_conditions = match &api {
+            Some((server, node)) => api::node_conditions(server, node).await,
+            None => None,
+        };
+        let (pod, enrichment) = pods.cache().pod_of(&key, boottime_ns());
+        let evicted = Evicted {
+            pod,
+            eviction,
+            node_conditions,
+            enrichment: Some(enrichment),
+        };
+        if news.send(News::Evicted(Box::new(evicted))).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -149,7 +178,7 @@ fn api(
 impl Quick {
     /// Asks about what is not known in full.
     pub async fn ask(&self, pods: &Pods, known: &Known) {
-        match (&known.container, &known.pod) {
+        match (&known.whose.container, &known.whose.pod) {
             (Some(container), _) => {
                 if let Some(bundles) = &self.bundles {
                     bundles.read(pods, &container.id);

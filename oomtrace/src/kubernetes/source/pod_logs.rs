@@ -13,7 +13,7 @@ use tokio::time::sleep;
 use super::bundle::Watched;
 use crate::kubernetes::{
     Pods,
-    facts::{PodFacts, Source, is_name, is_pod_key, is_static_key},
+    facts::{PodFacts, Source},
 };
 
 /// Where the kubelet keeps the logs of pods (`podLogsRootDirectory`).
@@ -39,11 +39,7 @@ async fn follow(folder: &Path, pods: &Pods) -> io::Result<()> {
             pods.put(|cache, now_ns| cache.pod(Source::PodLogs, pod, now_ns));
         }
     }
-    pods.put(|cache, now_ns| {
-        cache.end(Source::PodLogs, generation, now_ns);
-        false
-    });
-    pods.live(Source::PodLogs);
+    pods.told_all(Source::PodLogs, generation);
     loop {
         for (name, there) in watched.next().await? {
             pods.answered(Source::PodLogs);
@@ -66,15 +62,8 @@ async fn follow(folder: &Path, pods: &Pods) -> io::Result<()> {
 fn facts(name: &str) -> Option<PodFacts> {
     let mut parts = name.split('_');
     let (namespace, pod, uid) = (parts.next()?, parts.next()?, parts.next()?);
-    let fits = parts.next().is_none() && is_name(namespace) && is_name(pod) && is_pod_key(uid);
-    fits.then(|| PodFacts {
-        key: uid.into(),
-        uid: uid.into(),
-        namespace: namespace.into(),
-        name: pod.into(),
-        is_static: is_static_key(uid).then_some(true),
-        ..PodFacts::default()
-    })
+    let whole = parts.next().is_none();
+    PodFacts::named(uid, namespace, pod).filter(|_| whole)
 }
 
 #[cfg(test)]

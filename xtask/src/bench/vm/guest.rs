@@ -155,7 +155,7 @@ fn measure(part: Part, rounds: usize) -> Result<()> {
 /// One turn of a tool; false if it does not run.
 fn turn(part: Part, tool: &Tool, stages: &mut [Stage]) -> Result<bool> {
     let name = tool.to_string();
-    let (mut running, elapsed) = match Running::start(tool) {
+    let (running, elapsed) = match Running::start(tool) {
         Ok(started) => started,
         Err(error) => {
             let absent = format!("{error:#}").replace('\n', "; ");
@@ -163,10 +163,15 @@ fn turn(part: Part, tool: &Tool, stages: &mut [Stage]) -> Result<bool> {
             return Ok(false);
         }
     };
-    stages[0].warm_up(&mut running)?;
+    let mut traced = Traced {
+        running,
+        let_off: Vec::new(),
+    };
+    stages[0].warm_up(&mut traced)?;
     for stage in stages {
-        stage.turn(part, &name, Some(&mut running))?;
+        stage.turn(part, &name, Some(&mut traced))?;
     }
+    let running = traced.running;
     if part == Part::Line {
         let status = running.proc("status")?;
         result(&name, "start", vec![elapsed.as_secs_f64() * 1e3]);
@@ -226,12 +231,7 @@ impl Stage {
     }
 
     /// Measures kills that the kernel prints a report of, and then others: most of those in a storm.
-    fn turn(
-        &mut self,
-        part: Part,
-        tool: &str,
-        mut running: Option<&mut Running<'_>>,
-    ) -> Result<()> {
+    fn turn(&mut self, part: Part, tool: &str, mut traced: Option<&mut Traced<'_>>) -> Result<()> {
         // One of 10,000 lines takes an emulated processor long to print, and everybody to read.
         let with_reports = part == Part::Path && self.candidates < 10_000;
         if with_reports {
@@ -239,9 +239,8 @@ impl Stage {
         }
         let (mut reported, mut faults, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         while faults.len() < KILLS {
-            let traced = running.is_some();
-            let (kill, told_ns) = self.kill(running.as_deref_mut(), PATIENCE)?;
-            ensure!(told_ns.is_some() == traced, "a kill was not told");
+            let (kill, told_ns) = self.kill(traced.as_deref_mut(), PATIENCE)?;
+            ensure!(told_ns.is_some() == traced.is_some(), "a kill was not told");
             let fault_ns = kill.fault_ns as f64;
             if kill.reported {
                 reported.push(fault_ns);
@@ -270,33 +269,36 @@ impl Stage {
     /// One kill, and when the tool's line of it could be read.
     fn kill(
         &mut self,
-        running: Option<&mut Running<'_>>,
+        traced: Option<&mut Traced<'_>>,
         patience: Duration,
     ) -> Result<(Kill, Option<u64>)> {
         self.go.write_all(b".")?;
-        let Some(running) = running else {
+        let Some(traced) = traced else {
             return Ok((self.killed()?, None));
         };
-        let mut told = self::told(running, patience)?;
+        let mut told = traced.told(patience)?;
         let kill = self.killed()?;
-        // One that was let off while the tool was warming up may be told late.
-        while let Some((_, event)) = &told
-            && event["victim"]["pid"]
-                .as_u64()
-                .is_some_and(|pid| pid != u64::from(kill.victim))
+        while let Some(Told { victim, line, .. }) = &told
+            && victim.is_some_and(|victim| victim != kill.victim)
         {
-            println!("late: {event}");
-            told = self::told(running, patience)?;
+            // One that was let off while the tool was warming up may be told late, and only once.
+            let let_off = traced.let_off.iter().position(|pid| Some(*pid) == *victim);
+            let let_off = let_off.with_context(|| format!("not {}: {line}", kill.victim))?;
+            traced.let_off.swap_remove(let_off);
+            told = traced.told(patience)?;
         }
-        if let Some((_, event)) = &told {
-            let total = &event["candidates"]["total"];
-            ensure!(
-                total.is_null() || *total == self.candidates,
-                "{} candidates: {event}",
-                self.candidates
-            );
-        }
-        Ok((kill, told.map(|(read_ns, _)| read_ns)))
+        let Some(Told { read_ns, line, .. }) = told else {
+            traced.let_off.push(kill.victim);
+            return Ok((kill, None));
+        };
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        let total = &event["candidates"]["total"];
+        ensure!(
+            total.is_null() || *total == self.candidates,
+            "not {} candidates: {line}",
+            self.candidates
+        );
+        Ok((kill, Some(read_ns)))
     }
 
     fn killed(&mut self) -> Result<Kill> {
@@ -305,27 +307,70 @@ impl Stage {
     }
 
     /// Kills until the tool tells of one: some say that they are ready before they are.
-    fn warm_up(&mut self, running: &mut Running<'_>) -> Result<()> {
+    fn warm_up(&mut self, traced: &mut Traced<'_>) -> Result<()> {
         for _ in 0..10 {
-            if self
-                .kill(Some(&mut *running), Duration::from_secs(3))?
-                .1
-                .is_some()
-            {
+            let (_, told_ns) = self.kill(Some(&mut *traced), Duration::from_secs(3))?;
+            if told_ns.is_some() {
                 return Ok(());
             }
         }
-        bail!("no kill was told: {}", running.complaints())
+        bail!("no kill was told: {}", traced.running.complaints())
     }
 }
 
-/// When the tool's line of a kill could be read, and the event, if it is one.
-fn told(running: &mut Running<'_>, patience: Duration) -> Result<Option<(u64, Value)>> {
-    while let Some(line) = running.next(patience)? {
-        if let Said::Kill { .. } = running.tool.says(&line) {
-            let event = serde_json::from_slice(&line.text).unwrap_or_default();
-            return Ok(Some((line.read_ns, event)));
+/// A tool at work.
+struct Traced<'t> {
+    running: Running<'t>,
+    /// Victims of which it has not told in time.
+    let_off: Vec<u32>,
+}
+
+/// What a tool told of a kill.
+struct Told {
+    /// Whom it named, if it names anybody.
+    victim: Option<u32>,
+    line: String,
+    read_ns: u64,
+}
+
+impl Traced<'_> {
+    /// What the tool tells of the next kill.
+    fn told(&mut self, patience: Duration) -> Result<Option<Told>> {
+        while let Some(line) = self.running.next(patience)? {
+            if let Said::Kill { .. } = self.running.tool.says(&line) {
+                let read_ns = line.read_ns;
+                let line = String::from_utf8_lossy(&line.text).into_owned();
+                return Ok(Some(Told {
+                    victim: victim(&line),
+                    line,
+                    read_ns,
+                }));
+            }
         }
+        Ok(None)
     }
-    Ok(None)
+}
+
+/// Whom a line names, in an event or as all tools called `oomkill` do.
+fn victim(line: &str) -> Option<u32> {
+    let event: Value = serde_json::from_str(line).unwrap_or_default();
+    if let Some(pid) = event["victim"]["pid"].as_u64() {
+        return u32::try_from(pid).ok();
+    }
+    let (_, pid) = line.split_once("OOM kill of PID ")?;
+    pid.split_once(' ')?.0.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::victim;
+
+    /// Whoever was killed is found in the line of each tool.
+    #[test]
+    fn victims() {
+        assert_eq!(victim(r#"{"kind":"oom_kill","victim":{"pid":7}}"#), Some(7));
+        let line = "01:02:03 Triggered by PID 1 (\"a\"), OOM kill of PID 23 (\"b\"), 4 pages";
+        assert_eq!(victim(line), Some(23));
+        assert_eq!(victim("Triggered by"), None);
+    }
 }

@@ -5,9 +5,7 @@ use std::collections::HashMap;
 use super::proto::{ContainerMetadata, ImageSpec, PodSandboxMetadata};
 use crate::{
     event::ContainerRole,
-    kubernetes::facts::{
-        ContainerFacts, PodFacts, image, is_container_id, is_name, is_pod_key, is_static_key,
-    },
+    kubernetes::facts::{ContainerFacts, PodFacts, image, is_container_id, is_name, is_pod_key},
 };
 
 /// The kubelet's label on everything it makes (`pkg/kubelet/types/labels.go`).
@@ -27,7 +25,7 @@ pub fn pod(
         uid,
         namespace,
     } = metadata?;
-    let mut pod = named(uid, namespace, name)?;
+    let mut pod = PodFacts::named(uid, namespace, name)?;
     pod.labels = labels
         .iter()
         .filter(|(name, value)| allowed.contains(name) && value.len() <= 63)
@@ -61,18 +59,6 @@ pub fn container(
         image: spec
             .and_then(|spec| image(&spec.user_specified_image).or_else(|| image(&spec.image))),
         restart_count: Some(*attempt),
-    })
-}
-
-fn named(uid: &str, namespace: &str, name: &str) -> Option<PodFacts> {
-    (is_pod_key(uid) && is_name(namespace) && is_name(name)).then(|| PodFacts {
-        key: uid.into(),
-        uid: uid.into(),
-        namespace: namespace.into(),
-        name: name.into(),
-        // The runtime knows a static pod by its hash only.
-        is_static: is_static_key(uid).then_some(true),
-        ..PodFacts::default()
     })
 }
 

@@ -34,7 +34,7 @@ use crate::{
     kubernetes::{
         Pods,
         cache::Cache,
-        facts::{Source, is_pod_key},
+        facts::{ContainerFacts, PodFacts, Source, is_pod_key},
     },
     process,
 };
@@ -215,21 +215,11 @@ impl Cri {
             .await?;
         pods.put(|cache, now_ns| {
             let generation = cache.begin();
-            let mut new = false;
-            for sandbox in &sandboxes.items {
-                let metadata = sandbox.metadata.as_ref();
-                let facts = facts::pod(&sandbox.id, metadata, &sandbox.labels, &self.labels);
-                if let Some((pod, pause)) = facts {
-                    new |= cache.pod(Source::Cri, pod, now_ns);
-                    cache.container(Source::Cri, pause, now_ns);
-                }
-            }
+            let new = self.put_pods(cache, &sandboxes, now_ns);
             for container in &containers.containers {
                 let (metadata, image) = (container.metadata.as_ref(), container.image.as_ref());
                 let facts = facts::container(&container.id, metadata, image, &container.labels);
-                if let Some(facts) = facts {
-                    cache.container(Source::Cri, facts, now_ns);
-                }
+                put_container(cache, facts, now_ns);
             }
             cache.end(Source::Cri, generation, now_ns);
             new
@@ -245,10 +235,10 @@ impl Cri {
         pods.put(|cache, now_ns| {
             let mut new = false;
             if let Some(status) = &event.pod_sandbox_status {
-                new = self.put_pod(cache, status, now_ns);
+                new = put_pod(cache, self.of_pod_status(status), now_ns);
             }
             for status in &event.containers_statuses {
-                put_container(cache, status, now_ns);
+                put_container(cache, of_status(status), now_ns);
             }
             if deleted {
                 cache.container_gone(Source::Cri, &event.container_id, now_ns);
@@ -258,14 +248,20 @@ impl Cri {
         deleted
     }
 
-    fn put_pod(&self, cache: &mut Cache, status: &PodSandboxStatus, now_ns: u64) -> bool {
+    fn of_pod_status(&self, status: &PodSandboxStatus) -> Option<(PodFacts, ContainerFacts)> {
         let metadata = status.metadata.as_ref();
-        let Some((pod, pause)) = facts::pod(&status.id, metadata, &status.labels, &self.labels)
-        else {
-            return false;
-        };
-        cache.container(Source::Cri, pause, now_ns);
-        cache.pod(Source::Cri, pod, now_ns)
+        facts::pod(&status.id, metadata, &status.labels, &self.labels)
+    }
+
+    /// Takes in a list of pods. Returns whether one of them is new.
+    fn put_pods(&self, cache: &mut Cache, list: &ListPodSandboxResponse, now_ns: u64) -> bool {
+        let mut new = false;
+        for item in &list.items {
+            let metadata = item.metadata.as_ref();
+            let facts = facts::pod(&item.id, metadata, &item.labels, &self.labels);
+            new |= put_pod(cache, facts, now_ns);
+        }
+        new
     }
 
     /// Asks for one container, or for the pod whose pause container it is.
@@ -279,7 +275,7 @@ impl Cri {
             Ok(answer) => {
                 let Some(status) = answer.status else { return };
                 pods.put(|cache, now_ns| {
-                    put_container(cache, &status, now_ns);
+                    put_container(cache, of_status(&status), now_ns);
                     false
                 });
                 // A new pod's pause container is not told of until it runs.
@@ -302,7 +298,7 @@ impl Cri {
                     status: Some(status),
                 }) = answer
                 {
-                    pods.put(|cache, now_ns| self.put_pod(cache, &status, now_ns));
+                    pods.put(|cache, now_ns| put_pod(cache, self.of_pod_status(&status), now_ns));
                 }
             }
             Err(error) => tracing::debug!("pods: cri: container {id}: {error}"),
@@ -320,27 +316,28 @@ impl Cri {
         let method = "/runtime.v1.RuntimeService/ListPodSandbox";
         let answer: Result<ListPodSandboxResponse, _> = self.call(method, request).await;
         match answer {
-            Ok(answer) => pods.put(|cache, now_ns| {
-                let mut new = false;
-                for item in &answer.items {
-                    let metadata = item.metadata.as_ref();
-                    let facts = facts::pod(&item.id, metadata, &item.labels, &self.labels);
-                    if let Some((pod, pause)) = facts {
-                        new |= cache.pod(Source::Cri, pod, now_ns);
-                        cache.container(Source::Cri, pause, now_ns);
-                    }
-                }
-                new
-            }),
+            Ok(answer) => pods.put(|cache, now_ns| self.put_pods(cache, &answer, now_ns)),
             Err(error) => tracing::debug!("pods: cri: pod {uid}: {error}"),
         }
     }
 }
 
-/// Takes in a container.
-fn put_container(cache: &mut Cache, status: &ContainerStatus, now_ns: u64) {
+fn of_status(status: &ContainerStatus) -> Option<ContainerFacts> {
     let (metadata, image) = (status.metadata.as_ref(), status.image.as_ref());
-    let facts = facts::container(&status.id, metadata, image, &status.labels);
+    facts::container(&status.id, metadata, image, &status.labels)
+}
+
+/// Takes in a pod and its pause container, if they are any. Returns whether the pod is new.
+fn put_pod(cache: &mut Cache, facts: Option<(PodFacts, ContainerFacts)>, now_ns: u64) -> bool {
+    let Some((pod, pause)) = facts else {
+        return false;
+    };
+    cache.container(Source::Cri, pause, now_ns);
+    cache.pod(Source::Cri, pod, now_ns)
+}
+
+/// Takes in a container, if it is one.
+fn put_container(cache: &mut Cache, facts: Option<ContainerFacts>, now_ns: u64) {
     if let Some(facts) = facts {
         cache.container(Source::Cri, facts, now_ns);
     }
