@@ -112,10 +112,27 @@ fn made() -> Vec<Value> {
     stuck["exit_latency_ns"] = Value::Null;
     let mut heartbeat = the_first(&recorded, "status");
     heartbeat["phase"] = json!("heartbeat");
+    let with_source = |mut record: Value, kind: &str| {
+        record["source"] = json!({"kind": kind, "hooks": [], "merged": []});
+        record
+    };
+    let eviction = json!({"kind": "pod_eviction", "pod": in_pod["victim"]["pod"], "resource": "memory",
+        "message": "The node was low on resource: memory.", "evicted_at": "2026-11-21T16:20:10Z",
+        "threshold_bytes": 100 << 20, "available_bytes": 90 << 20,
+        "containers": [{"name": "app", "usage_bytes": 1 << 25, "request_bytes": 1 << 20}],
+        "node_conditions": [{"condition": "MemoryPressure", "status": "True",
+            "reason": "KubeletHasInsufficientMemory", "since": "2026-11-21T16:20:00Z"}],
+        "enrichment": late["enrichment"]});
+    let of_oomd = json!({"kind": "userspace_kill", "killer": "systemd-oomd", "reason": "memory-pressure",
+        "cgroup_path": "/kubepods/burstable/pod6c1f29b0-4d21-4a39-9a5e-0f5f3f6f2c11", "level": "pod",
+        "container": in_pod["victim"]["container"], "pod": in_pod["victim"]["pod"],
+        "enrichment": late["enrichment"]});
     let loss = json!({"kind": "loss", "place": "ring_buffer", "lost": 12, "lost_kills": 3,
         "lost_total": 12, "reconciliation": null});
     vec![
         in_pod,
+        with_source(with_head(eviction), "pod_status"),
+        with_source(with_head(of_oomd), "system_bus"),
         with_head(late),
         mark,
         stuck,
@@ -174,13 +191,13 @@ fn native_record_comes_back() {
         for (record, converted) in records.iter().zip(converted(&records, format)) {
             let mut back = converted.pointer(pointer).unwrap().clone();
             let mut expected = record.clone();
-            for task in ["victim", "trigger"] {
-                let Some(labels) = back.pointer_mut(&format!("/{task}/pod/labels")) else {
+            for pod in ["/victim/pod", "/trigger/pod", "/pod"] {
+                let Some(labels) = back.pointer_mut(&format!("{pod}/labels")) else {
                     continue;
                 };
                 assert_eq!(labels, &json!(["app:web", "app.kubernetes.io/name:web"]));
                 *labels = json!({});
-                expected[task]["pod"]["labels"] = json!({});
+                expected.pointer_mut(pod).unwrap()["labels"] = json!({});
             }
             let event = |value: Value| -> Value {
                 let event: Event = serde_json::from_value(value).unwrap();

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    io::{self, BufWriter, IsTerminal, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -127,11 +127,7 @@ enum Kind {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let stdout = io::stdout();
-    let format = args.format.unwrap_or(if stdout.is_terminal() {
-        Format::Pretty
-    } else {
-        Format::Json
-    });
+    let format = args.format.unwrap_or_else(|| Format::of(&stdout));
     let color = args.color.on(&stdout);
     let mut out = BufWriter::with_capacity(256 << 10, stdout.lock());
     let mut bytes = Vec::new();

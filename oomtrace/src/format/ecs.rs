@@ -74,6 +74,17 @@ fn particular(event: &Event) -> Value {
             add(&mut event, json!({"kind": "enrichment"}));
             json!({"event": event})
         }
+        // They end processes that they do not name.
+        Event::PodEviction(eviction) => {
+            let mut event = of_process("end", Some("success"));
+            add(&mut event, json!({"reason": eviction.eviction.message}));
+            json!({"event": event})
+        }
+        Event::UserspaceKill(kill) => {
+            let mut event = of_process("end", Some("success"));
+            add(&mut event, json!({"reason": kill.reason}));
+            json!({"event": event})
+        }
         Event::Loss(_) => json!({"event": {"type": ["error"]}}),
         Event::Status(status) => {
             let event = match status.phase {

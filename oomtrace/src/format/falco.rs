@@ -62,6 +62,8 @@ const fn rule(event: &Event) -> &'static str {
         Event::OomMark(_) => "OOM mark",
         Event::OomOutcome(_) => "OOM outcome",
         Event::Enrichment(_) => "OOM kill enrichment",
+        Event::PodEviction(_) => "Pod eviction",
+        Event::UserspaceKill(_) => "Userspace kill",
         Event::Loss(_) => "oomtrace loss",
         Event::Status(_) => "oomtrace status",
     }

@@ -25,6 +25,8 @@ use self::{
     ocsf::ocsf,
     pretty::pretty,
 };
+use std::io::{self, IsTerminal as _};
+
 use crate::event::Event;
 
 /// How events are written.
@@ -45,6 +47,15 @@ pub enum Format {
 }
 
 impl Format {
+    /// What is used where nobody asks: people look at terminals, programs at all else.
+    pub fn of(stdout: &io::Stdout) -> Self {
+        if stdout.is_terminal() {
+            Self::Pretty
+        } else {
+            Self::Json
+        }
+    }
+
     /// Appends what comes before the first event to `out`.
     pub fn begin(self, out: &mut Vec<u8>) {
         if self == Self::Csv {

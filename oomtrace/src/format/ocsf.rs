@@ -72,6 +72,9 @@ fn classified(event: &Event) -> (Class, u64, &'static str) {
         Event::OomOutcome(_) => (Class::ProcessActivity, OTHER, "OOM outcome"),
         // It knows no process, only the `event_id` of the kill.
         Event::Enrichment(_) => (Class::Base, OTHER, "Enrichment"),
+        // Nor do these: they kill all of a pod's, or of a cgroup's.
+        Event::PodEviction(_) => (Class::Base, OTHER, "Pod eviction"),
+        Event::UserspaceKill(_) => (Class::Base, OTHER, "Userspace kill"),
         Event::Loss(_) => (Class::ApplicationError, 1, "General Error"),
         Event::Status(status) => match status.phase {
             Phase::Start => (Class::ApplicationLifecycle, 3, "Start"),
@@ -106,6 +109,8 @@ fn particular(event: &Event, subject: &Subject<'_>) -> Value {
             })
         }
         Event::Enrichment(_) | Event::Loss(_) => json!({}),
+        Event::PodEviction(eviction) => json!({"status_detail": eviction.eviction.message}),
+        Event::UserspaceKill(kill) => json!({"status_detail": kill.reason}),
         Event::Status(status) => json!({
             "app": {"name": "oomtrace", "vendor_name": "oomtrace", "version": status.version},
             "status_detail": status.reason,

@@ -36,6 +36,8 @@ impl Severity {
                 VictimState::Exited => Self::Informational,
                 VictimState::Stuck => Self::Medium,
             },
+            // Of the node's memory, of which others had taken too much.
+            Event::PodEviction(_) | Event::UserspaceKill(_) => Self::Medium,
             Event::Loss(loss) => match loss.lost_kills {
                 0 => Self::Low,
                 _ => Self::Medium,
@@ -88,6 +90,15 @@ impl<'a> Subject<'a> {
                 pod: late.victim.pod.as_ref(),
                 ..Self::default()
             },
+            Event::PodEviction(eviction) => Self {
+                pod: Some(&eviction.pod),
+                ..Self::default()
+            },
+            Event::UserspaceKill(kill) => Self {
+                container: kill.whose.container.as_ref(),
+                pod: kill.whose.pod.as_ref(),
+                ..Self::default()
+            },
             Event::Loss(_) | Event::Status(_) => Self::default(),
         }
     }
@@ -119,14 +130,19 @@ pub(super) fn message(event: &Event) -> String {
                 format!("{name} is still there 10 s after the OOM killer took it.")
             }
         },
-        Event::Enrichment(late) => {
-            let pod = late.victim.pod.as_ref();
-            match pod.and_then(|pod| Some((pod.namespace.as_ref()?, pod.name.as_ref()?))) {
-                Some((namespace, pod)) => {
-                    format!("The victim of an OOM kill was in pod {namespace}/{pod}.")
-                }
-                None => "The pods of an OOM kill did not become known.".to_owned(),
-            }
+        Event::Enrichment(late) => match late.victim.pod.as_ref().and_then(named) {
+            Some(pod) => format!("The victim of an OOM kill was in pod {pod}."),
+            None => "The pods of an OOM kill did not become known.".to_owned(),
+        },
+        Event::PodEviction(eviction) => {
+            let pod = named(&eviction.pod).unwrap_or_else(|| eviction.pod.uid.clone());
+            let resource = eviction.eviction.resource.as_ref();
+            let why = resource.map(|resource| format!(": the node was low on {resource}"));
+            format!("The kubelet evicted pod {pod}{}.", why.unwrap_or_default())
+        }
+        Event::UserspaceKill(kill) => {
+            let (killer, path, reason) = (&kill.killer, &kill.cgroup_path, &kill.reason);
+            format!("{killer} killed all processes of {path}: {reason}.")
         }
         Event::Loss(loss) => {
             let lost = loss.lost.map_or_else(
@@ -142,6 +158,15 @@ pub(super) fn message(event: &Event) -> String {
             Phase::Stop => "oomtrace stopped.".to_owned(),
         },
     }
+}
+
+/// A pod's namespace and name.
+fn named(pod: &Pod) -> Option<String> {
+    Some(format!(
+        "{}/{}",
+        pod.namespace.as_ref()?,
+        pod.name.as_ref()?
+    ))
 }
 
 /// The native record, without what is unknown. Labels become a list of `key:value`: a receiver that
