@@ -1,7 +1,7 @@
 //! The formats of pipelines, through the program: recorded kills, and records made of them for the
 //! kinds that are not recorded, against golden files, the schemas' requirements and the table in
 //! docs/pipelines.md.
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
 
