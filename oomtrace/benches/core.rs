@@ -197,6 +197,18 @@ fn core(criterion: &mut Criterion) {
             Format::Pretty.write(black_box(&event), true, &mut out);
         });
     });
+    for (name, format) in [
+        ("write ecs", Format::Ecs),
+        ("write ocsf", Format::Ocsf),
+        ("write falco", Format::Falco),
+    ] {
+        criterion.bench_function(name, |bench| {
+            bench.iter(|| {
+                out.clear();
+                format.write(black_box(&event), false, &mut out);
+            });
+        });
+    }
     criterion.bench_function("record and report to bytes", |bench| {
         let mut parser = Parser::default();
         bench.iter(|| {

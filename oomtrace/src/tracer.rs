@@ -141,7 +141,7 @@ impl Tracer {
     /// # Errors
     /// When the kernel refuses the first rung of the ladder, or standard output is closed.
     pub fn start(options: Options, host: &Host) -> Result<Self> {
-        let output = Stdout::new().context("standard output")?;
+        let mut output = Stdout::new().context("standard output")?;
         let (log, log_hook) = open_log(options.hooks);
         let mut probe = Probe::attach(
             &Request {
@@ -198,6 +198,9 @@ impl Tracer {
             memory_locked,
             oom_score_adj,
         };
+        let mut bytes = Vec::with_capacity(RECORD_BYTES);
+        options.format.begin(&mut bytes);
+        output.push(&bytes);
         Ok(Self {
             options,
             probe,
@@ -208,7 +211,7 @@ impl Tracer {
             hooks: hooks.into(),
             limits,
             output,
-            bytes: Vec::with_capacity(RECORD_BYTES),
+            bytes,
             totals: Totals::default(),
             seq: 0,
             dropped: 0,

@@ -3,7 +3,7 @@
 mod against;
 
 use std::{
-    io::{self, BufWriter, IsTerminal, Write as _},
+    io::{self, BufWriter, Write as _},
     path::PathBuf,
     process::ExitCode,
 };
@@ -124,11 +124,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     };
     let stdout = io::stdout();
     let mut output = Output {
-        format: args.format.unwrap_or(if stdout.is_terminal() {
-            Format::Pretty
-        } else {
-            Format::Json
-        }),
+        format: args.format.unwrap_or_else(|| Format::of(&stdout)),
         color: args.color.on(&stdout),
         since: moment(&args.since, "--since"),
         until: moment(&args.until, "--until"),
@@ -139,6 +135,13 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         without_time: 0,
         failed: false,
     };
+    if output.against.is_none() {
+        output.format.begin(&mut output.bytes);
+        output
+            .out
+            .write_all(&output.bytes)
+            .context("writing the records")?;
+    }
     let run_id = host::random_uuid().context("reading /proc/sys/kernel/random/uuid")?;
     let importer = Importer::new(args.hostname.clone(), run_id, args.candidates);
     let mut logs = Logs::new(importer, dates, args.quiet);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    io::{self, BufWriter, IsTerminal, Write},
+    io::{self, BufWriter, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -18,7 +18,7 @@ use crate::{
     cgroup::QosClass,
     event::{Event, OomKill, Pod, Scope, VerdictCode},
     event_log::like,
-    format,
+    format::Format,
 };
 
 const AFTER_HELP: &str = "\
@@ -125,30 +125,13 @@ enum Kind {
     Status,
 }
 
-/// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// One JSON object a line, as it stands in the log.
-    Json,
-    /// A few aligned lines a kill, for people.
-    Pretty,
-    /// A table for spreadsheets, of kills, marks and evictions: docs/postmortem.md names the columns.
-    Csv,
-}
-
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let stdout = io::stdout();
-    let format = args.format.unwrap_or(if stdout.is_terminal() {
-        Format::Pretty
-    } else {
-        Format::Json
-    });
+    let format = args.format.unwrap_or_else(|| Format::of(&stdout));
     let color = args.color.on(&stdout);
     let mut out = BufWriter::with_capacity(256 << 10, stdout.lock());
     let mut bytes = Vec::new();
-    if format == Format::Csv {
-        format::csv_header(&mut bytes);
-    }
+    format.begin(&mut bytes);
     let mut wanted = Wanted::new(&args.filter);
     // Who watches wants each event at once.
     let live = args.follow || args.files.iter().any(|file| file == Path::new("-"));
@@ -157,21 +140,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             || event.is_none() && args.filter.is_empty()
         {
             match (format, &event) {
+                // As it stands in the log, with what a later version may have put there.
                 (Format::Json, _) => compact(text, &mut bytes),
-                (Format::Pretty, Some(event)) => format::pretty(event, color, &mut bytes),
-                (Format::Csv, Some(Event::OomKill(kill))) => {
-                    format::csv("oom_kill", kill, &mut bytes);
-                }
-                (Format::Csv, Some(Event::OomMark(mark))) => {
-                    format::csv("oom_mark", mark, &mut bytes);
-                }
-                (Format::Csv, Some(Event::PodEviction(eviction))) => {
-                    format::csv_eviction(eviction, &mut bytes);
-                }
-                (Format::Csv, Some(Event::UserspaceKill(kill))) => {
-                    format::csv_userspace_kill(kill, &mut bytes);
-                }
-                _ => {}
+                (_, Some(event)) => format.write(event, color, &mut bytes),
+                (_, None) => {}
             }
         }
         out.write_all(&bytes).context("standard output")?;

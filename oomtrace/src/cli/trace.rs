@@ -1,7 +1,7 @@
 //! `oomtrace trace`: the main job.
 
 use std::{
-    io::{self, IsTerminal},
+    io::{self},
     path::PathBuf,
     process::ExitCode,
     time::Duration,
@@ -99,11 +99,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         (false, _) => LevelFilter::TRACE,
     });
     let stdout = io::stdout();
-    let format = args.format.unwrap_or(if stdout.is_terminal() {
-        Format::Pretty
-    } else {
-        Format::Json
-    });
+    let format = args.format.unwrap_or_else(|| Format::of(&stdout));
     let color = args.color.on(&stdout);
     let options = Options {
         format,

@@ -561,6 +561,7 @@ pub struct Pod {
     /// What manages it.
     pub owner: Option<Owner>,
     /// Its labels, those allowed.
+    #[serde(default)]
     pub labels: std::collections::BTreeMap<String, String>,
     /// Whether the kubelet made it of a file: the API server knows only an image of it. The kubelet
     /// counts it as critical.

@@ -4,19 +4,30 @@ mod audit;
 mod commands;
 pub(crate) mod csv;
 pub(crate) mod draw;
+mod ecs;
+mod falco;
 mod json;
+mod ocsf;
 pub(crate) mod others;
 pub(crate) mod page;
+mod pipeline;
 pub(crate) mod pretty;
 mod rank;
 
 pub use audit::audit;
-pub use csv::{csv, csv_eviction, csv_header, csv_userspace_kill};
 pub use json::json;
 pub use others::page_of_other;
 pub use page::{Decision, WIDTH, page};
-pub use pretty::pretty;
 pub use rank::{By, WIDTH as RANK_WIDTH, ranking};
+
+use self::{
+    csv::{csv, csv_eviction, csv_header, csv_userspace_kill},
+    ecs::ecs,
+    falco::falco,
+    ocsf::ocsf,
+    pretty::pretty,
+};
+use std::io::{self, IsTerminal as _};
 
 use crate::event::Event;
 
@@ -27,14 +38,48 @@ pub enum Format {
     Json,
     /// A few aligned lines a kill, for people.
     Pretty,
+    /// A table for spreadsheets, of kills, marks and evictions: docs/postmortem.md names the columns.
+    Csv,
+    /// Elastic Common Schema 8.11, as JSON; docs/pipelines.md has the fields of this and the next two.
+    Ecs,
+    /// Open Cybersecurity Schema Framework 1.5, as JSON.
+    Ocsf,
+    /// The shape of Falco's alerts, as JSON.
+    Falco,
 }
 
 impl Format {
-    /// Appends the event to `out`.
+    /// What is used where nobody asks: people look at terminals, programs at all else.
+    pub fn of(stdout: &io::Stdout) -> Self {
+        if stdout.is_terminal() {
+            Self::Pretty
+        } else {
+            Self::Json
+        }
+    }
+
+    /// Appends what comes before the first event to `out`.
+    pub fn begin(self, out: &mut Vec<u8>) {
+        if self == Self::Csv {
+            csv_header(out);
+        }
+    }
+
+    /// Appends the event to `out`; nothing where the format has no place for its kind.
     pub fn write(self, event: &Event, color: bool, out: &mut Vec<u8>) {
         match self {
             Self::Json => json(event, out),
             Self::Pretty => pretty(event, color, out),
+            Self::Csv => match event {
+                Event::OomKill(kill) => csv("oom_kill", kill, out),
+                Event::OomMark(mark) => csv("oom_mark", mark, out),
+                Event::PodEviction(eviction) => csv_eviction(eviction, out),
+                Event::UserspaceKill(kill) => csv_userspace_kill(kill, out),
+                _ => {}
+            },
+            Self::Ecs => ecs(event, out),
+            Self::Ocsf => ocsf(event, out),
+            Self::Falco => falco(event, out),
         }
     }
 }
