@@ -166,9 +166,9 @@ fn node(driver: Driver, names: &[String], record: bool) -> Result<()> {
         place("sysfs", "/sys", None)?;
         place_devices()?;
         place("tmpfs", "/run", None)?;
-        place("tracefs", "/sys/kernel/tracing", None)?;
         place("cgroup2", "/sys/fs/cgroup", None)?;
     }
+    place("tracefs", "/sys/kernel/tracing", None)?;
     load("/modules")?;
     // The kernel's reports are read from /dev/kmsg; the console is slow.
     fs::write("/proc/sys/kernel/printk", "1").context("quieting the console")?;
