@@ -176,6 +176,12 @@ fn node(driver: Driver, names: &[String], record: bool) -> Result<()> {
     let env = environment(None);
     say(&format!("MACHINE {}", machine(&env)));
     let all = node::SCENARIOS.iter();
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| all.clone().all(|it| it.name != **name))
+    {
+        bail!("no scenario {unknown}");
+    }
     let chosen = all.filter(|it| names.is_empty() || names.iter().any(|name| name == it.name));
     let mut tally = Tally::default();
     let mut node = match Node::start(&env, driver) {
