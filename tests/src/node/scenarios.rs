@@ -506,6 +506,18 @@ fn static_pods(env: &Env, node: &mut Node) -> Result<()> {
 
 /// The same kill through a tracer with all sources, and through one for each source alone.
 fn each_source_alone(env: &Env, node: &mut Node) -> Result<()> {
+    node.reins(&["app"])?;
+    let (request, limit) = (16 * MIB, 32 * MIB);
+    let uid = node.pod(
+        "billing",
+        &[Spec::of("app", "app", "eat").with(Some(request), Some(limit))],
+    )?;
+    let mut app = Inmate::find("app")?;
+    // The kubelet is read once a minute: what it tells of a container that is younger may have no id.
+    wait_for("the container's id in the pod's status", || {
+        let status = &node.seen("billing")?["status"]["containerStatuses"][0];
+        Ok(status["containerID"].is_string().then_some(()))
+    })?;
     // Nothing is at this port, so that the kubelet gets the token and the API server is not there.
     let (nobody, _) = node.cluster.kubeconfig_at("127.0.0.1:1", TOKEN, "ca")?;
     let nobody = nobody.to_str().context("a path")?.to_owned();
@@ -535,13 +547,6 @@ fn each_source_alone(env: &Env, node: &mut Node) -> Result<()> {
         tracers.push((sources, tracer));
     }
     let mut watch = watch(env, node)?;
-    node.reins(&["app"])?;
-    let (request, limit) = (16 * MIB, 32 * MIB);
-    let uid = node.pod(
-        "billing",
-        &[Spec::of("app", "app", "eat").with(Some(request), Some(limit))],
-    )?;
-    let mut app = Inmate::find("app")?;
     for (sources, tracer) in &mut tracers {
         if !sources.is_empty() {
             pods_are_known(tracer, 1)?;
