@@ -166,9 +166,9 @@ fn node(driver: Driver, names: &[String], record: bool) -> Result<()> {
         place("sysfs", "/sys", None)?;
         place_devices()?;
         place("tmpfs", "/run", None)?;
-        place("tracefs", "/sys/kernel/tracing", None)?;
         place("cgroup2", "/sys/fs/cgroup", None)?;
     }
+    place("tracefs", "/sys/kernel/tracing", None)?;
     load("/modules")?;
     // The kernel's reports are read from /dev/kmsg; the console is slow.
     fs::write("/proc/sys/kernel/printk", "1").context("quieting the console")?;
@@ -176,6 +176,12 @@ fn node(driver: Driver, names: &[String], record: bool) -> Result<()> {
     let env = environment(None);
     say(&format!("MACHINE {}", machine(&env)));
     let all = node::SCENARIOS.iter();
+    if let Some(unknown) = names
+        .iter()
+        .find(|name| all.clone().all(|it| it.name != **name))
+    {
+        bail!("no scenario {unknown}");
+    }
     let chosen = all.filter(|it| names.is_empty() || names.iter().any(|name| name == it.name));
     let mut tally = Tally::default();
     let mut node = match Node::start(&env, driver) {
