@@ -123,7 +123,7 @@ impl Count {
     fn read_log(
         &mut self,
         file: &Path,
-        input: impl Read,
+        input: impl Read + Send,
         logs: &mut Logs,
         progress: &mut Progress,
         take: Take<'_>,
@@ -160,8 +160,8 @@ pub(super) fn files(names: &[PathBuf]) -> Result<Vec<PathBuf>> {
 }
 
 /// The text of a file.
-pub(super) fn open(file: &Path, progress: &Progress) -> Result<Box<dyn Read>> {
-    let input: Box<dyn Read> = if file == Path::new("-") {
+pub(super) fn open(file: &Path, progress: &Progress) -> Result<Box<dyn Read + Send>> {
+    let input: Box<dyn Read + Send> = if file == Path::new("-") {
         if io::stdin().is_terminal() {
             anstream::eprintln!("oomtrace: reading from the terminal; end with Ctrl-D");
         }

@@ -3,7 +3,11 @@
 use std::{
     cell::{Cell, RefCell},
     io::{self, Read},
+    mem,
+    panic::resume_unwind,
     path::Path,
+    sync::mpsc::{SyncSender, sync_channel},
+    thread,
 };
 
 use anyhow::Result;
@@ -15,8 +19,11 @@ use super::{
 use crate::{
     event::Event,
     incident::{Importer, Problem},
-    kernel_log::{Dates, LogReader, Totals},
+    kernel_log::{Dates, Found, LogReader, Totals},
 };
+
+/// Batches that the reader may be ahead: memory is bounded by what so much of a log can tell.
+const AHEAD: usize = 2;
 
 /// Reads kernel logs, and tells on standard error what could not be read.
 pub(super) struct Logs {
@@ -46,14 +53,11 @@ impl Logs {
     pub(super) fn read(
         &mut self,
         file: &Path,
-        input: impl Read,
+        input: impl Read + Send,
         progress: &mut Progress,
         take: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<()> {
         let name = shown(file);
-        let over = Cell::new(false);
-        let mut result = Ok(());
-        let progress = RefCell::new(progress);
         let Self {
             importer,
             dates,
@@ -62,44 +66,86 @@ impl Logs {
             told,
             cut,
         } = self;
-        let totals = LogReader::new(*dates).read(
-            Until { input, over: &over },
-            |bytes| progress.borrow_mut().read(bytes),
-            &mut |found| {
-                importer.take(
-                    found,
-                    &mut |event| {
-                        if result.is_ok() {
-                            result = take(event);
-                            over.set(result.is_err());
-                        }
-                    },
-                    &mut |line, problem| {
-                        *troubles += 1;
-                        *cut += u64::from(problem != Problem::Imitation);
-                        if !*quiet && *told < TOLD {
-                            *told += 1;
-                            progress.borrow_mut().clear();
-                            let what = match problem {
-                                Problem::NoVictim => "a report that ends before it names a victim",
-                                Problem::Imitation => "not the kernel's: a program wrote this line",
-                                Problem::Broken => "this line is cut off or garbled",
-                            };
-                            anstream::eprintln!("oomtrace: {name}:{line}: {what}");
-                        }
-                    },
-                );
-            },
-        );
+        let (dates, quiet) = (*dates, *quiet);
+        let (send, batches) = sync_channel(AHEAD);
+        // What was read last is made records of while more is read.
+        let (result, totals) = thread::scope(|scope| {
+            let reader = scope.spawn(move || read_ahead(dates, input, &send));
+            let mut result = Ok(());
+            for Batch { bytes, found } in &batches {
+                progress.read(bytes);
+                for found in found {
+                    importer.take(
+                        found,
+                        &mut |event| {
+                            if result.is_ok() {
+                                result = take(event);
+                            }
+                        },
+                        &mut |line, problem| {
+                            *troubles += 1;
+                            *cut += u64::from(problem != Problem::Imitation);
+                            if !quiet && *told < TOLD {
+                                *told += 1;
+                                progress.clear();
+                                let what = match problem {
+                                    Problem::NoVictim => {
+                                        "a report that ends before it names a victim"
+                                    }
+                                    Problem::Imitation => {
+                                        "not the kernel's: a program wrote this line"
+                                    }
+                                    Problem::Broken => "this line is cut off or garbled",
+                                };
+                                anstream::eprintln!("oomtrace: {name}:{line}: {what}");
+                            }
+                        },
+                    );
+                }
+                if result.is_err() {
+                    break;
+                }
+            }
+            drop(batches);
+            (result, reader.join())
+        });
+        let totals = totals.unwrap_or_else(|panic| resume_unwind(panic));
         result?;
         let totals = totals?;
         self.cut += u64::from(totals.binary);
         if !self.quiet {
-            progress.borrow_mut().clear();
+            progress.clear();
             tell(&name, &totals);
         }
         Ok(())
     }
+}
+
+/// What a piece of a log tells.
+#[derive(Default)]
+struct Batch {
+    /// How long the piece is.
+    bytes: usize,
+    found: Vec<Found>,
+}
+
+/// Reads a log to its end, or until nobody wants more.
+fn read_ahead(dates: Dates, input: impl Read, send: &SyncSender<Batch>) -> io::Result<Totals> {
+    let over = Cell::new(false);
+    let batch = RefCell::new(Batch::default());
+    let hand_over = |next| {
+        let found = mem::take(&mut batch.borrow_mut().found);
+        let bytes = mem::replace(&mut batch.borrow_mut().bytes, next);
+        if send.send(Batch { bytes, found }).is_err() {
+            over.set(true);
+        }
+    };
+    let input = Until { input, over: &over };
+    let totals = LogReader::new(dates).read(input, hand_over, &mut |found| {
+        batch.borrow_mut().found.push(found);
+    });
+    hand_over(0);
+    totals
 }
 
 /// What is unsure about a whole log.

@@ -1,11 +1,13 @@
 //! How far reading files has come, on a terminal, when it takes longer than a second.
 
 use std::{
-    cell::Cell,
     fs,
     io::{self, IsTerminal, Read, Write as _},
     path::{Path, PathBuf},
-    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -16,7 +18,7 @@ const EVERY: Duration = Duration::from_millis(200);
 pub(super) struct Progress {
     /// Bytes of the files as they are, and how many of those have been read.
     total: Option<u64>,
-    packed: Rc<Cell<u64>>,
+    packed: Arc<AtomicU64>,
     text: u64,
     started: Instant,
     shown: Option<Instant>,
@@ -31,7 +33,7 @@ impl Progress {
         };
         Self {
             total: files.iter().map(size).sum(),
-            packed: Rc::default(),
+            packed: Arc::default(),
             text: 0,
             started: Instant::now(),
             shown: None,
@@ -40,8 +42,8 @@ impl Progress {
     }
 
     /// Where the bytes of the files are counted.
-    pub(super) fn counter(&self) -> Rc<Cell<u64>> {
-        Rc::clone(&self.packed)
+    pub(super) fn counter(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.packed)
     }
 
     /// So many more bytes of text were read.
@@ -57,7 +59,7 @@ impl Progress {
         let seconds = self.started.elapsed().as_secs_f64();
         let (text, rate) = (self.text as f64 / 1e6, self.text as f64 / 1e6 / seconds);
         let share = self.total.filter(|total| *total > 0).map(|total| {
-            let percent = (self.packed.get() * 100 / total).min(100);
+            let percent = (self.packed.load(Relaxed) * 100 / total).min(100);
             let full = usize::try_from(percent / 5).unwrap_or(0);
             format!("[{:<20}] {percent:3} %  ", "=".repeat(full))
         });
@@ -77,11 +79,11 @@ impl Progress {
 /// Counts what is read.
 pub(super) struct Counted<R> {
     input: R,
-    count: Rc<Cell<u64>>,
+    count: Arc<AtomicU64>,
 }
 
 impl<R> Counted<R> {
-    pub(super) const fn new(input: R, count: Rc<Cell<u64>>) -> Self {
+    pub(super) const fn new(input: R, count: Arc<AtomicU64>) -> Self {
         Self { input, count }
     }
 }
@@ -89,7 +91,7 @@ impl<R> Counted<R> {
 impl<R: Read> Read for Counted<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.input.read(buffer)?;
-        self.count.set(self.count.get() + count as u64);
+        self.count.fetch_add(count as u64, Relaxed);
         Ok(count)
     }
 }

@@ -61,7 +61,7 @@ pub enum Problem {
 /// A decision under way.
 #[derive(Debug, Default)]
 struct Under {
-    origin: Rc<Origin>,
+    origin: Arc<Origin>,
     report: Option<Rc<Report>>,
     /// When its last line was written, and which that is.
     wall_ns: Option<u64>,
@@ -188,7 +188,7 @@ impl Importer {
         trouble: &mut impl FnMut(u64, Problem),
     ) {
         let next = Under {
-            origin: Rc::clone(&under.origin),
+            origin: Arc::clone(&under.origin),
             earlier: std::mem::take(&mut under.earlier),
             ..Under::default()
         };
@@ -330,7 +330,7 @@ impl Under {
     fn put_aside(&mut self) {
         let mut earlier = std::mem::take(&mut self.earlier);
         let next = Self {
-            origin: Rc::clone(&self.origin),
+            origin: Arc::clone(&self.origin),
             ..Self::default()
         };
         earlier.push(std::mem::replace(self, next));

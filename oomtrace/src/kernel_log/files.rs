@@ -6,7 +6,7 @@
 use std::{
     borrow::Cow,
     io::{self, Read},
-    rc::Rc,
+    sync::Arc,
 };
 
 use memchr::memmem::Finder;
@@ -54,7 +54,7 @@ pub struct Found {
     /// What comes from one task of one machine. Those of different streams are of different kills.
     pub stream: u64,
     /// The machine.
-    pub origin: Rc<Origin>,
+    pub origin: Arc<Origin>,
     /// The line, from 1.
     pub line: u64,
     /// When that was written by the wall clock, in nanoseconds since the Unix epoch.
@@ -105,7 +105,7 @@ pub struct LogReader {
     /// The one whose line came last.
     at: usize,
     next_stream: u64,
-    origin: Rc<Origin>,
+    origin: Arc<Origin>,
     /// Whose the last line was: a line without a prefix continues it.
     last: Option<Last>,
     /// The minute `dmesg -H` printed last, and what has passed since.
@@ -124,7 +124,7 @@ struct Last {
 #[derive(Debug)]
 struct Stream {
     id: u64,
-    origin: Rc<Origin>,
+    origin: Arc<Origin>,
     caller: Option<Caller>,
     parser: Parser,
     opened: Option<When>,
@@ -140,7 +140,7 @@ struct When {
 
 /// A line with all that is known of it.
 struct Message<'a> {
-    origin: Rc<Origin>,
+    origin: Arc<Origin>,
     wall: Option<Stamp>,
     line: Line<'a>,
     /// It continues the record before it.
@@ -160,7 +160,7 @@ impl LogReader {
             streams: Vec::new(),
             at: 0,
             next_stream: 0,
-            origin: Rc::default(),
+            origin: Arc::default(),
             last: None,
             minute: None,
             quiet: 0,
@@ -305,14 +305,14 @@ impl LogReader {
                     || self.origin.boot_id != record.boot_id
                     || self.origin.machine_id != record.machine_id
                 {
-                    self.origin = Rc::new(Origin {
+                    self.origin = Arc::new(Origin {
                         hostname: record.hostname,
                         machine_id: record.machine_id,
                         boot_id: record.boot_id,
                     });
                 }
                 let message = Message {
-                    origin: Rc::clone(&self.origin),
+                    origin: Arc::clone(&self.origin),
                     wall,
                     line: Line {
                         time_usec: record.boot_usec,
@@ -362,7 +362,7 @@ impl LogReader {
                     Some(line) => {
                         self.set_host(outer.host);
                         let message = Message {
-                            origin: Rc::clone(&self.origin),
+                            origin: Arc::clone(&self.origin),
                             wall: stamp,
                             line,
                             rest: false,
@@ -389,7 +389,7 @@ impl LogReader {
             // A record of several lines: only the first has a prefix.
             if let Some(last) = self.last {
                 let message = Message {
-                    origin: Rc::clone(&self.origin),
+                    origin: Arc::clone(&self.origin),
                     wall: last.wall,
                     line: Line {
                         time_usec: last.time_usec,
@@ -426,7 +426,7 @@ impl LogReader {
         }
         let unescaped = unescaped(text);
         let message = Message {
-            origin: Rc::clone(&self.origin),
+            origin: Arc::clone(&self.origin),
             wall,
             line: Line {
                 time_usec,
@@ -442,7 +442,7 @@ impl LogReader {
     fn set_host(&mut self, host: Option<&[u8]>) {
         let known = &*self.origin;
         if known.hostname.as_deref() != host || known.boot_id.is_some() {
-            self.origin = Rc::new(Origin {
+            self.origin = Arc::new(Origin {
                 hostname: host.map(<[u8]>::to_vec),
                 ..Origin::default()
             });
@@ -479,7 +479,7 @@ impl LogReader {
             };
             out(Found {
                 stream: id,
-                origin: Rc::clone(origin),
+                origin: Arc::clone(origin),
                 line,
                 wall_ns,
                 what: What::Output(Box::new(output)),
@@ -519,12 +519,12 @@ impl LogReader {
     /// The stream of a line.
     fn stream(
         &mut self,
-        origin: &Rc<Origin>,
+        origin: &Arc<Origin>,
         caller: Option<Caller>,
         out: &mut impl FnMut(Found),
     ) -> usize {
         let is_of = |stream: &Stream| {
-            let same = Rc::ptr_eq(&stream.origin, origin) || stream.origin == *origin;
+            let same = Arc::ptr_eq(&stream.origin, origin) || stream.origin == *origin;
             stream.caller == caller && same
         };
         if self.streams.get(self.at).is_some_and(is_of) {
@@ -537,7 +537,7 @@ impl LogReader {
             self.next_stream += 1;
             self.streams.push(Stream {
                 id: self.next_stream,
-                origin: Rc::clone(origin),
+                origin: Arc::clone(origin),
                 caller,
                 parser: Parser::of_fragments(),
                 opened: None,
@@ -551,10 +551,10 @@ impl LogReader {
     /// Nothing more belongs to what came.
     fn end(&mut self, out: &mut impl FnMut(Found)) {
         for mut stream in self.streams.drain(..) {
-            let origin = Rc::clone(&stream.origin);
+            let origin = Arc::clone(&stream.origin);
             let found = |what, line| Found {
                 stream: stream.id,
-                origin: Rc::clone(&origin),
+                origin: Arc::clone(&origin),
                 line,
                 wall_ns: None,
                 what,
@@ -576,7 +576,7 @@ impl LogReader {
         self.quiet = 0;
         out(Found {
             stream: 0,
-            origin: Rc::clone(&self.origin),
+            origin: Arc::clone(&self.origin),
             line: self.line,
             wall_ns: None,
             what,

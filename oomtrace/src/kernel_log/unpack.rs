@@ -34,13 +34,13 @@ const UNREAD: [(&[u8], &str); 4] = [
 ///
 /// # Errors
 /// Those of `input`. What is wrong with an archive comes out when it is read.
-pub fn unpack<'a>(input: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub fn unpack<'a>(input: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
     let mut input = BufReader::with_capacity(64 << 10, input);
     let first = fill(&mut input, 8)?;
     if let Some((_, what)) = UNREAD.iter().find(|(mark, _)| first.starts_with(mark)) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, *what));
     }
-    let unpacked: Box<dyn Read + 'a> = if first.starts_with(b"\x1f\x8b") {
+    let unpacked: Box<dyn Read + Send + 'a> = if first.starts_with(b"\x1f\x8b") {
         Box::new(MultiGzDecoder::new(input))
     } else if first.starts_with(b"\xfd7zXZ\0") {
         Box::new(XzReader::new_mem_limit(input, true, XZ_KIB_MAX))
@@ -72,7 +72,7 @@ fn retried(mut f: impl FnMut() -> io::Result<()>) -> io::Result<()> {
 }
 
 /// Without its byte order mark, and UTF-16 as UTF-8.
-fn text<'a, R: Read + 'a>(mut input: BufReader<R>) -> io::Result<Box<dyn Read + 'a>> {
+fn text<'a, R: Read + Send + 'a>(mut input: BufReader<R>) -> io::Result<Box<dyn Read + Send + 'a>> {
     let first = fill(&mut input, 3)?;
     let (mark, big_endian) = if first.starts_with(b"\xff\xfe") {
         (2, Some(false))
