@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
@@ -220,7 +221,10 @@ impl Client {
         token: &str,
         ca: &str,
     ) -> Result<(PathBuf, PathBuf)> {
-        let name = format!("{token}@{address}.{ca}");
+        // A token may be longer than a file's name.
+        let mut hasher = DefaultHasher::new();
+        token.hash(&mut hasher);
+        let name = format!("{:x}@{address}.{ca}", hasher.finish());
         let (config, file) = (
             self.folder.join(format!("{name}.kubeconfig")),
             self.folder.join(format!("{name}.token")),

@@ -1,8 +1,9 @@
 //! Which of two pods dies when the node runs out: BestEffort `payments-api`, which holds 200 units
-//! of a node of 16000, or Burstable `data-pipeline`, which holds 8000 and requests 8000 or 12000.
+//! of a node of 16000, or Burstable `data-pipeline`, which holds 8000 and requests 4000, 8000 or
+//! 12000.
 //!
 //! Points are what is held plus 16 units for each `oom_score_adj`. `payments-api` has 200 + 16000.
-//! `data-pipeline` has 8000 + 8000 or 8000 + 4000.
+//! `data-pipeline` has 8000 + 12000, 8000 + 8000 or 8000 + 4000: it dies in the first case alone.
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
@@ -29,6 +30,20 @@ const PIPELINE: &str = "data-pipeline";
 const UNITS: u64 = 16_000;
 /// What the last step before the kill leaves, and takes.
 const LAST_MIB: u64 = 48;
+
+pub(super) fn a_quarter(env: &Env, node: &mut Node) -> Result<()> {
+    let request = node.units(4_000);
+    let spared = play(env, node, request, PIPELINE)?.context("no request would have spared it")?;
+    ensure!(
+        (request..node.units(8_000)).contains(&spared),
+        "a request of {spared} bytes"
+    );
+    // Is it so? A step of `oom_score_adj` more, and it lives; a step less, and it dies.
+    let step = node.capacity_bytes / 1000;
+    play(env, node, spared - step, PIPELINE)?;
+    play(env, node, spared + step, API)?;
+    Ok(())
+}
 
 pub(super) fn a_half(env: &Env, node: &mut Node) -> Result<()> {
     let spared = play(env, node, node.units(8_000), API)?;

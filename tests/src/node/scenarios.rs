@@ -67,6 +67,10 @@ pub const SCENARIOS: &[Scenario] = &[
         run: argument::bystander,
     },
     Scenario {
+        name: "request_of_a_quarter",
+        run: argument::a_quarter,
+    },
+    Scenario {
         name: "request_of_a_half",
         run: argument::a_half,
     },
