@@ -5,11 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
-use std::{hint::black_box, sync::Arc};
+use std::{fs, hint::black_box, sync::Arc, time::Duration};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use oomtrace::{
     btf, cgroup,
+    config::Config,
+    delivery::Delivery,
     event::{Clock, Event},
     format::{Format, json},
     host,
@@ -161,6 +163,13 @@ fn join(
     }
 }
 
+/// The event of the kill.
+fn kill() -> Event {
+    let record = decode::decode(&victim_record()).unwrap();
+    let outputs = parse_report(&mut Parser::default(), &mut Vec::new());
+    join(record, outputs, &mut assembler(), Clock::now())
+}
+
 fn core(criterion: &mut Criterion) {
     let record = victim_record();
     let mut scratch = Vec::new();
@@ -292,5 +301,72 @@ fn layouts(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, core, cgroups, logs, layouts);
+/// From events to a file that holds them, through the queues of the agent.
+fn files(criterion: &mut Criterion) {
+    const EVENTS: u64 = 20_000;
+    let event = kill();
+    let mut group = criterion.benchmark_group("deliver to a file");
+    group.throughput(Throughput::Elements(EVENTS));
+    group.sample_size(10);
+    for (name, spool) in [("through memory", false), ("through a spool", true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path().display();
+        let text = format!(
+            "[spool]\ndirectory = '{folder}'\nmax = '1GiB'\nfsync = false\n\
+             [sinks.file]\ntype = 'file'\npath = '{folder}/events.jsonl'\n\
+             spool = {spool}\nmemory_max = '1GiB'\n"
+        );
+        let sinks = Config::parse(&text, &[], "the bench").unwrap().sinks;
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                let delivery = Delivery::start(sinks.clone()).unwrap();
+                let mut out = Vec::new();
+                for _ in 0..EVENTS {
+                    out.clear();
+                    json(&event, &mut out);
+                    while !delivery.has_room() {
+                        std::thread::yield_now();
+                    }
+                    delivery.push(out.trim_ascii_end());
+                }
+                assert!(delivery.close(None).is_empty());
+            });
+        });
+    }
+}
+
+/// One record at a time: until it is in the file.
+fn latency(criterion: &mut Criterion) {
+    let event = kill();
+    let mut bytes = Vec::new();
+    json(&event, &mut bytes);
+    let mut group = criterion.benchmark_group("deliver one to a file");
+    for (name, dead) in [("alone", false), ("beside a dead sink", true)] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let folder = folder.path().display();
+        let mut text = format!(
+            "[spool]\ndirectory = '{folder}'\nfsync = false\n\
+             [sinks.file]\ntype = 'file'\npath = '{folder}/events.jsonl'\nrotate_size = '64GiB'\n"
+        );
+        if dead {
+            text += &format!("[sinks.dead]\ntype = 'syslog'\naddress = 'unix://{folder}/none'\n");
+        }
+        let sinks = Config::parse(&text, &[], "the bench").unwrap().sinks;
+        let delivery = Delivery::start(sinks).unwrap();
+        let mut length = 0;
+        group.bench_function(name, |bench| {
+            bench.iter(|| {
+                delivery.push(bytes.trim_ascii_end());
+                length += bytes.len() as u64;
+                while fs::metadata(&path).map_or(0, |file| file.len()) < length {
+                    std::thread::yield_now();
+                }
+            });
+        });
+        drop(delivery.close(Some(Duration::ZERO)));
+    }
+}
+
+criterion_group!(benches, core, cgroups, logs, layouts, files, latency);
 criterion_main!(benches);

@@ -16,18 +16,29 @@
 //! Parsers take bytes and return values; sockets, files, clocks and eBPF are at the rim.
 
 pub mod audit;
+pub mod backoff;
 pub mod btf;
 pub mod cgroup;
 pub mod cli;
+pub mod config;
+pub mod delivery;
 pub mod event;
 pub mod event_log;
 pub mod explain;
+pub mod filter;
 pub mod format;
 pub mod host;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod incident;
 pub mod kernel_log;
 #[cfg_attr(not(feature = "kubernetes"), path = "kubernetes_off.rs")]
 pub mod kubernetes;
+#[cfg(feature = "http")]
+mod messages;
+pub mod metrics;
+#[cfg(feature = "tls")]
+pub mod net;
 pub mod node;
 pub mod oomd;
 pub mod probe;
@@ -35,4 +46,6 @@ pub mod process;
 pub mod rank;
 pub mod report;
 pub mod sink;
+#[cfg(feature = "tls")]
+pub mod tls;
 pub mod tracer;

@@ -1,7 +1,7 @@
 //! What the tracer does to its own process, so that it lives through what it reports and can do
 //! no more than it must.
 
-use std::fs;
+use std::{fs, io, thread::JoinHandle};
 
 use rustix::{
     mm::{MlockAllFlags, mlockall},
@@ -36,12 +36,30 @@ pub fn run_early() {
     }
 }
 
-/// Takes that back for the calling thread, whose work can wait.
-#[cfg(feature = "kubernetes")]
-pub fn run_normally() {
+/// Takes that back for the calling thread.
+fn run_normally() {
     if let Err(error) = setpriority_process(None, 0) {
-        tracing::debug!(%error, "the sources of pods keep the tracer's priority");
+        tracing::debug!(%error, "a thread keeps the tracer's priority");
     }
+}
+
+/// A thread whose work can wait, with a small stack: what is touched of it stays locked in memory.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn thread<T: Send + 'static>(
+    name: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    // The system takes no more.
+    let name: String = name.chars().take(15).collect();
+    std::thread::Builder::new()
+        .name(name)
+        .stack_size(512 << 10)
+        .spawn(move || {
+            run_normally();
+            work()
+        })
 }
 
 /// Gives memory that was needed for the start only back to the system.

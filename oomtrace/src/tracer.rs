@@ -1,5 +1,7 @@
 //! The running tracer: hooks and kernel log in, records out, until it is told to stop.
 
+mod output;
+
 use std::{
     collections::HashMap,
     io,
@@ -12,17 +14,17 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{Instant, sleep_until, timeout_at},
 };
 
 use crate::{
+    delivery::SinkLoss,
     event::{
         self, Clock, Event, Head, Hook, LateEnrichment, Limits, Loss, LossPlace, Node, OomKill,
         Phase, PodEviction, Reconciliation, Role, SourceKind, Status, Totals, UserspaceKill,
         boottime_ns,
     },
-    format::Format,
     host::{self, Host},
     incident::{
         Answered, Assembler, Directory, Evicted, Incident, Joiner, Kill, News, Question, Sources,
@@ -33,8 +35,11 @@ use crate::{
     oomd::{self, Killed},
     probe::{HookSet, Probe, Request, decode::Task},
     process,
-    sink::{QUEUE_BYTES, Stdout},
+    sink::QUEUE_BYTES,
 };
+
+pub use output::Destination;
+use output::Output;
 
 /// How long a stopping tracer waits for the reader of its output.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
@@ -51,16 +56,11 @@ const LATE: Duration = Duration::from_secs(10);
 /// How long a stopping tracer waits for them.
 const LAST_FACTS: Duration = Duration::from_secs(1);
 
-/// Most records are shorter.
-const RECORD_BYTES: usize = 16 << 10;
-
 /// What to do, validated.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How records are written.
-    pub format: Format,
-    /// Whether colours are used.
-    pub color: bool,
+    /// Where records go.
+    pub destination: Destination,
     /// Stop after this long.
     pub duration: Option<Duration>,
     /// Stop after this many kills.
@@ -124,9 +124,7 @@ pub struct Tracer {
     kubernetes: Option<Kubernetes>,
     hooks: Arc<[Hook]>,
     limits: Limits,
-    output: Stdout,
-    /// The record that was written last; kept for its room.
-    bytes: Vec<u8>,
+    output: Output,
     totals: Totals,
     seq: u64,
     dropped: u64,
@@ -141,7 +139,6 @@ impl Tracer {
     /// # Errors
     /// When the kernel refuses the first rung of the ladder, or standard output is closed.
     pub fn start(options: Options, host: &Host) -> Result<Self> {
-        let mut output = Stdout::new().context("standard output")?;
         let (log, log_hook) = open_log(options.hooks);
         let mut probe = Probe::attach(
             &Request {
@@ -164,6 +161,7 @@ impl Tracer {
         process::release_memory();
         let memory_locked = process::lock_memory();
         process::drop_capabilities();
+        let output = Output::open(options.destination.clone())?;
         // Their thread has no capabilities either, and reads nothing before this one has its own.
         let kubernetes = match options.kubernetes.clone() {
             Some(options) => Kubernetes::start(options).context("starting the sources of pods")?,
@@ -198,9 +196,6 @@ impl Tracer {
             memory_locked,
             oom_score_adj,
         };
-        let mut bytes = Vec::with_capacity(RECORD_BYTES);
-        options.format.begin(&mut bytes);
-        output.push(&bytes);
         Ok(Self {
             options,
             probe,
@@ -211,7 +206,6 @@ impl Tracer {
             hooks: hooks.into(),
             limits,
             output,
-            bytes,
             totals: Totals::default(),
             seq: 0,
             dropped: 0,
@@ -235,6 +229,12 @@ impl Tracer {
         let mut oomd = oomd::listen();
         let mut interrupt = signal(SignalKind::interrupt()).context("watching SIGINT")?;
         let mut terminate = signal(SignalKind::terminate()).context("watching SIGTERM")?;
+        // Without a file to read again it ends the tracer, as it ends every program.
+        let mut hangup = if self.output.can_reload() {
+            Some(signal(SignalKind::hangup()).context("watching SIGHUP")?)
+        } else {
+            None
+        };
         let ring = readable(self.probe.as_raw_fd()).context("watching the ring buffer")?;
         let kmsg = self
             .log
@@ -275,15 +275,14 @@ impl Tracer {
                 ready = poll(kmsg.as_ref()) => {
                     ready.context("watching /dev/kmsg")?.clear_ready();
                 }
-                written = self.output.flush_when_writable(), if !self.output.is_idle() => {
-                    match written {
-                        Ok(()) => {}
-                        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                            break Stop::OutputClosed;
-                        }
-                        Err(error) => return Err(error).context("writing to standard output"),
+                _ = next_signal(hangup.as_mut()) => self.output.reload(),
+                written = self.output.next() => match written {
+                    Ok(lost) => self.sinks_lost(lost),
+                    Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        break Stop::OutputClosed;
                     }
-                }
+                    Err(error) => return Err(error).context("writing to standard output"),
+                },
                 news = next_news(self.kubernetes.as_mut()) => self.news(news),
                 Some(killed) = oomd.recv() => self.userspace_kill(killed),
                 () = until(patience) => {}
@@ -544,11 +543,7 @@ impl Tracer {
     fn write(&mut self, mut event: Event) {
         event.head_mut().seq = self.seq;
         self.seq += 1;
-        self.bytes.clear();
-        self.options
-            .format
-            .write(&event, self.options.color, &mut self.bytes);
-        self.output.push(&self.bytes);
+        self.output.push(&event);
     }
 
     fn head(&self, name: &str) -> Head {
@@ -577,11 +572,31 @@ impl Tracer {
         if place == LossPlace::RingBuffer {
             self.totals.lost += lost.unwrap_or(0);
         }
+        self.write_loss(place, None, lost, lost_kills, lost_total);
+    }
+
+    /// Declares what did not fit into the queues of sinks.
+    fn sinks_lost(&mut self, lost: Vec<SinkLoss>) {
+        for SinkLoss { sink, lost, total } in lost {
+            let place = LossPlace::Sink;
+            self.write_loss(place, Some(sink), Some(lost.records), lost.kills, total);
+        }
+    }
+
+    fn write_loss(
+        &mut self,
+        place: LossPlace,
+        sink: Option<String>,
+        lost: Option<u64>,
+        lost_kills: u64,
+        lost_total: u64,
+    ) {
         let head = self.head("loss");
         let reconciliation = self.reconcile();
         self.write(Event::Loss(Box::new(Loss {
             head,
             place,
+            sink,
             lost,
             lost_kills,
             lost_total,
@@ -624,6 +639,7 @@ impl Tracer {
                 .kubernetes
                 .as_ref()
                 .map(|kubernetes| kubernetes.pods.status()),
+            sinks: self.output.status(),
             resident_bytes: host::resident_bytes(),
             reason: reason.map(str::to_owned),
         };
@@ -638,13 +654,7 @@ impl Tracer {
         match self.say_goodbye(stop).await {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(error).context("writing to standard output"),
-            Ok(()) if self.output.is_idle() => Ok(()),
-            Ok(()) => anyhow::bail!(
-                "standard output: nobody reads it; {} bytes of records could not be written \
-                 within {} s",
-                self.output.waiting(),
-                STOP_PATIENCE.as_secs(),
-            ),
+            Ok(()) => self.output.close(STOP_PATIENCE),
         }
     }
 
@@ -670,9 +680,18 @@ impl Tracer {
             ..counts
         });
         self.take_the_news(deadline).await;
+        // What sinks lose is known when they have got all.
+        self.drain(deadline).await?;
+        let lost = self.output.take_lost();
+        self.sinks_lost(lost);
         self.status(Phase::Stop, Some(stop.reason()), counts);
+        self.drain(deadline).await
+    }
+
+    /// Waits until all that was written is taken.
+    async fn drain(&mut self, deadline: Instant) -> io::Result<()> {
         while !self.output.is_idle() {
-            match timeout_at(deadline, self.output.flush_when_writable()).await {
+            match timeout_at(deadline, self.output.flush()).await {
                 Ok(written) => written?,
                 Err(_) => break,
             }
@@ -693,8 +712,7 @@ impl Tracer {
             let moment = Instant::now() + Duration::from_millis(1);
             if self.output.is_idle() {
                 sleep_until(moment).await;
-            } else if let Ok(written) = timeout_at(moment, self.output.flush_when_writable()).await
-            {
+            } else if let Ok(written) = timeout_at(moment, self.output.flush()).await {
                 written?;
             }
         }
@@ -788,6 +806,16 @@ async fn poll(
 async fn next_news(kubernetes: Option<&mut Kubernetes>) -> News {
     match kubernetes {
         Some(kubernetes) => kubernetes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for a signal that may be nothing to wait for.
+async fn next_signal(signal: Option<&mut Signal>) {
+    match signal {
+        Some(signal) => {
+            signal.recv().await;
+        }
         None => std::future::pending().await,
     }
 }

@@ -11,6 +11,7 @@ use std::{
     io::{Read, Write},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use common::{oomtrace, unpacked_bytes};
@@ -37,8 +38,8 @@ fn events(args: &[&str], input: &[u8]) -> Vec<Value> {
 }
 
 /// The logs that were recorded on real kernels, and the events of the same kills.
-fn recorded() -> Vec<(String, Vec<u8>, Vec<Value>)> {
-    let logs = common::files(".kmsg.gz");
+fn recorded(cells: &str) -> Vec<(String, Vec<u8>, Vec<Value>)> {
+    let logs = common::files_of(cells, ".kmsg.gz");
     assert!(!logs.is_empty(), "nothing is recorded");
     let read = |log: &PathBuf| {
         let name = log.to_string_lossy().into_owned();
@@ -73,13 +74,17 @@ fn facts(value: &Value, path: &str, into: &mut BTreeMap<String, Value>) {
 }
 
 /// The import of a recorded log says what the tracer said of the same kill, in every field that the log
-/// holds; and the log holds most of them.
+/// holds; and the log holds most of them. A tracer that lacks hooks or the log may know less.
 #[test]
 fn imported_is_what_was_traced() {
-    for (name, log, traced) in recorded() {
+    for (name, log, traced) in recorded("") {
         let imported = events(&[], &log);
         assert_eq!(imported.len(), traced.len(), "{name}: kills");
-        let percpu = name.contains("6.12");
+        let whole = name.contains(".plain/");
+        // From 6.2 to 7.0 the log leaves out what processors keep to themselves, and so does what
+        // follows from it; the tracer adds it. Up to 6.1 tasks keep some back in turn, and a victim
+        // that is not the trigger may run on: what the hooks read and the log prints lie apart.
+        let nearly = !whole || name.contains("6.12") || name.contains("machine_");
         // It counts what a candidate holds less closely when it scores than when it prints.
         let loosely = name.contains("7.3");
         for live in &traced {
@@ -100,15 +105,20 @@ fn imported_is_what_was_traced() {
                 if own.contains(&path.as_str())
                     || lists.contains(&path.as_str())
                     || path.starts_with(".source.")
-                    || (loosely && path == ".verdict.summary")
+                    || ((loosely || !whole) && path == ".verdict.summary")
+                    // Each kernel prints them in an order of its own.
+                    || (!whole && path == ".oom.gfp_flags")
+                    // Where nothing tells a group, each victim is the first of its own.
+                    || (live["oom"]["victim_count"].is_null() && path == ".oom.victim_index")
                 {
                     continue;
                 }
-                let known = known.get(path);
-                // From 6.2 to 7.0 the log leaves out what processors keep to themselves, and so does
-                // what follows from it; the tracer adds it.
-                let kept_back = ["_rss_bytes", "swap_bytes", "unowned_bytes"];
-                if percpu && kept_back.iter().any(|name| path.ends_with(name)) {
+                let known = match known.get(path) {
+                    None if !whole => continue,
+                    known => known,
+                };
+                let kept_back = ["_rss_bytes", "swap_bytes", "unowned_bytes", "usage_bytes"];
+                if nearly && kept_back.iter().any(|name| path.ends_with(name)) {
                     let (told, known) = (value.as_u64().unwrap(), known.unwrap().as_u64().unwrap());
                     assert!(
                         told.abs_diff(known) < 4 << 20,
@@ -159,9 +169,14 @@ fn imported_is_what_was_traced() {
                 let same = same.unwrap_or_else(|| panic!("{name}: no candidate {}", item["pid"]));
                 for (field, value) in same.as_object().unwrap() {
                     let known = &item[field];
-                    if loosely && ["rss_bytes", "swap_bytes"].contains(&field.as_str()) {
-                        let apart = value.as_u64().unwrap().abs_diff(known.as_u64().unwrap());
-                        assert!(apart < 4 << 20, "{name}: {field}: {value} and {known}");
+                    let near = match field.as_str() {
+                        "rss_bytes" | "swap_bytes" => 4 << 20,
+                        "badness_pages" if !whole => 4 << 8,
+                        _ => 0,
+                    };
+                    if (loosely || !whole) && near > 0 {
+                        let apart = value.as_i64().unwrap().abs_diff(known.as_i64().unwrap());
+                        assert!(apart < near, "{name}: {field}: {value} and {known}");
                     } else if !value.is_null() {
                         assert_eq!(value, known, "{name}: candidate {}: {field}", item["pid"]);
                     }
@@ -449,8 +464,22 @@ fn essence(event: &Value, clock: bool) -> Value {
 /// gives the same records.
 #[test]
 fn every_form_says_the_same() {
-    for (name, log, _) in recorded() {
-        let records = records(&log);
+    for (name, log, _) in recorded(".plain") {
+        let mut records = records(&log);
+        // What comes before has the minute, where only its first line tells that.
+        let before = ["eth0: link becomes ready", "random: crng init done"];
+        for text in before {
+            let usec = records[0].usec - 1_500;
+            records.insert(
+                0,
+                Record {
+                    level: 6,
+                    usec,
+                    continued: false,
+                    text: text.to_owned(),
+                },
+            );
+        }
         let expected = events(&[], &log);
         for (form, clock, write) in forms() {
             let text: Vec<u8> = records.iter().flat_map(&write).collect();
@@ -460,7 +489,11 @@ fn every_form_says_the_same() {
                 let told = essence(found, clock);
                 assert_eq!(told, essence(expected, clock), "{name} as {form}");
                 let time = found["time_unix_ns"].as_str();
-                assert_eq!(time.is_some(), near_usec(form).is_some(), "{form}");
+                assert_eq!(
+                    time.is_some(),
+                    near_usec(form).is_some(),
+                    "{name} as {form}"
+                );
                 if let Some((time, near)) = time.zip(near_usec(form)) {
                     let usec = time.parse::<u64>().unwrap() / 1000;
                     let boot_ns = expected["boottime_ns"].as_str().unwrap();
@@ -493,7 +526,7 @@ fn packed(text: &[u8], program: &str) -> Option<Vec<u8>> {
 /// Packed, with other ends of lines, in another encoding: the same records.
 #[test]
 fn every_wrapping_says_the_same() {
-    let (_, log, _) = recorded().remove(0);
+    let (_, log, _) = recorded(".plain").remove(0);
     let text: Vec<u8> = records(&log)
         .iter()
         .flat_map(|r| (forms()[0].2)(r))
@@ -552,7 +585,7 @@ type Keep<'a> = &'a dyn Fn(usize, &str) -> bool;
 /// the kernel's rate limit, of a log that begins or is spoiled in the middle.
 #[test]
 fn fragments() {
-    for (name, log, _) in recorded() {
+    for (name, log, _) in recorded(".plain") {
         let (_, _, dmesg) = forms().remove(0);
         let text: Vec<u8> = records(&log).iter().flat_map(&dmesg).collect();
         let whole = events(&[], &text);
@@ -663,7 +696,7 @@ fn interleaved() {
 /// What is no report is told by its line, and the exit status says whether anything was readable.
 #[test]
 fn troubles() {
-    let (_, log, _) = recorded().remove(0);
+    let (_, log, _) = recorded(".plain").remove(0);
     let first = String::from_utf8(log).unwrap();
     let header = first
         .lines()
@@ -758,7 +791,7 @@ fn options() {
 /// `--against` knows a kill again in another form, and finds the one that is missing.
 #[test]
 fn against() {
-    let (name, log, _) = recorded().remove(2);
+    let (name, log, _) = recorded(".plain").remove(2);
     let events = name.replace(".kmsg.gz", ".jsonl.gz");
     let output = import(&["--against", &events], &log);
     let text = String::from_utf8(output.stdout).unwrap();
@@ -852,6 +885,38 @@ fn memory_is_bounded() {
         );
         assert!(!said.contains("allocation"), "{name}: {said}");
     }
+}
+
+/// When nobody reads the records any more, it ends, though more of the log may come.
+#[test]
+fn nobody_reads() {
+    let log: Vec<u8> = recorded(".plain")
+        .into_iter()
+        .flat_map(|(_, log, _)| log)
+        .collect();
+    let mut program = Command::new(env!("CARGO_BIN_EXE_oomtrace"))
+        .args(["import", "--format", "json", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    drop(program.stdout.take());
+    let mut input = program.stdin.take().unwrap();
+    for _ in 0..(4 << 20) / log.len() {
+        // Once it has ended, nobody takes them.
+        if input.write_all(&log).is_err() {
+            break;
+        }
+    }
+    let deadline = Instant::now() + Duration::from_secs(90);
+    let ended = std::iter::repeat_with(|| program.try_wait().unwrap())
+        .inspect(|_| std::thread::sleep(Duration::from_millis(10)))
+        .take_while(|_| Instant::now() < deadline)
+        .find_map(|status| status);
+    let _ = program.kill();
+    assert!(ended.is_some(), "it waits for more");
+    drop(input);
 }
 
 /// On a terminal, a bar tells how far it is with what takes longer than a second; and goes away.

@@ -123,7 +123,7 @@ impl Count {
     fn read_log(
         &mut self,
         file: &Path,
-        input: impl Read + Send,
+        input: impl Read + Send + 'static,
         logs: &mut Logs,
         progress: &mut Progress,
         take: Take<'_>,

@@ -18,7 +18,8 @@ use crate::{
 const AFTER_HELP: &str = "\
 A page has what happened, the ranking of the candidates with what their points are made of, why it
 was this one, what would have spared it, and commands to look further. All victims of one decision
-are on one page; pods that the kubelet evicted and cgroups that systemd-oomd killed have pages, too. It needs no privileges and no access to the node.
+are on one page; pods that the kubelet evicted and cgroups that systemd-oomd killed have pages, too.
+It needs no privileges and no access to the node.
 
 Examples:
   oomtrace trace --format json | oomtrace explain         a page for every kill, as it happens

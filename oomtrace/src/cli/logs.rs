@@ -3,14 +3,13 @@
 use std::{
     cell::{Cell, RefCell},
     io::{self, Read},
-    mem,
     panic::resume_unwind,
     path::Path,
     sync::mpsc::{SyncSender, sync_channel},
     thread,
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use super::{
     events::{TOLD, shown},
@@ -53,65 +52,43 @@ impl Logs {
     pub(super) fn read(
         &mut self,
         file: &Path,
-        input: impl Read + Send,
+        input: impl Read + Send + 'static,
         progress: &mut Progress,
         take: &mut dyn FnMut(Event) -> Result<()>,
     ) -> Result<()> {
         let name = shown(file);
-        let Self {
-            importer,
-            dates,
-            quiet,
-            troubles,
-            told,
-            cut,
-        } = self;
-        let (dates, quiet) = (*dates, *quiet);
+        let dates = self.dates;
         let (send, batches) = sync_channel(AHEAD);
-        // What was read last is made records of while more is read.
-        let (result, totals) = thread::scope(|scope| {
-            let reader = scope.spawn(move || read_ahead(dates, input, &send));
-            let mut result = Ok(());
-            for Batch { bytes, found } in &batches {
-                progress.read(bytes);
-                for found in found {
-                    importer.take(
-                        found,
-                        &mut |event| {
-                            if result.is_ok() {
-                                result = take(event);
-                            }
-                        },
-                        &mut |line, problem| {
-                            *troubles += 1;
-                            *cut += u64::from(problem != Problem::Imitation);
-                            if !quiet && *told < TOLD {
-                                *told += 1;
-                                progress.clear();
-                                let what = match problem {
-                                    Problem::NoVictim => {
-                                        "a report that ends before it names a victim"
-                                    }
-                                    Problem::Imitation => {
-                                        "not the kernel's: a program wrote this line"
-                                    }
-                                    Problem::Broken => "this line is cut off or garbled",
-                                };
-                                anstream::eprintln!("oomtrace: {name}:{line}: {what}");
-                            }
-                        },
-                    );
-                }
-                if result.is_err() {
-                    break;
-                }
+        // What was read last is made records of while more is read. Where nobody wants more, the
+        // reader may be waiting for input, and is not waited for.
+        let reader = thread::Builder::new()
+            .spawn(move || read_ahead(dates, input, &send))
+            .context("starting a thread that reads")?;
+        for Batch { bytes, found } in batches {
+            progress.read(bytes);
+            for found in found {
+                let mut result = Ok(());
+                self.importer.take(
+                    found,
+                    &mut |event| {
+                        if result.is_ok() {
+                            result = take(event);
+                        }
+                    },
+                    &mut |line, problem| {
+                        self.troubles += 1;
+                        self.cut += u64::from(problem != Problem::Imitation);
+                        if !self.quiet && self.told < TOLD {
+                            self.told += 1;
+                            progress.clear();
+                            anstream::eprintln!("oomtrace: {name}:{line}: {}", what(problem));
+                        }
+                    },
+                );
+                result?;
             }
-            drop(batches);
-            (result, reader.join())
-        });
-        let totals = totals.unwrap_or_else(|panic| resume_unwind(panic));
-        result?;
-        let totals = totals?;
+        }
+        let totals = reader.join().unwrap_or_else(|panic| resume_unwind(panic))?;
         self.cut += u64::from(totals.binary);
         if !self.quiet {
             progress.clear();
@@ -122,7 +99,6 @@ impl Logs {
 }
 
 /// What a piece of a log tells.
-#[derive(Default)]
 struct Batch {
     /// How long the piece is.
     bytes: usize,
@@ -132,20 +108,29 @@ struct Batch {
 /// Reads a log to its end, or until nobody wants more.
 fn read_ahead(dates: Dates, input: impl Read, send: &SyncSender<Batch>) -> io::Result<Totals> {
     let over = Cell::new(false);
-    let batch = RefCell::new(Batch::default());
-    let hand_over = |next| {
-        let found = mem::take(&mut batch.borrow_mut().found);
-        let bytes = mem::replace(&mut batch.borrow_mut().bytes, next);
+    let found = RefCell::new(Vec::new());
+    let hand_over = |bytes| {
+        let found = found.take();
         if send.send(Batch { bytes, found }).is_err() {
             over.set(true);
         }
     };
     let input = Until { input, over: &over };
-    let totals = LogReader::new(dates).read(input, hand_over, &mut |found| {
-        batch.borrow_mut().found.push(found);
+    let totals = LogReader::new(dates).read(input, hand_over, &mut |it| {
+        found.borrow_mut().push(it);
     });
+    // What the end of the input completes.
     hand_over(0);
     totals
+}
+
+/// What could not be read, in words.
+const fn what(problem: Problem) -> &'static str {
+    match problem {
+        Problem::NoVictim => "a report that ends before it names a victim",
+        Problem::Imitation => "not the kernel's: a program wrote this line",
+        Problem::Broken => "this line is cut off or garbled",
+    }
 }
 
 /// What is unsure about a whole log.

@@ -1,6 +1,9 @@
 //! The command line: one file per verb.
 
+mod agent;
 mod audit;
+mod config;
+mod deliver;
 mod doctor;
 mod events;
 mod explain;
@@ -19,7 +22,11 @@ use std::{io, process::ExitCode};
 
 use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, filter_fn},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 /// Records every OOM kill of this Linux kernel, and why this victim.
 #[derive(Debug, Parser)]
@@ -43,6 +50,12 @@ struct Cli {
 enum Verb {
     /// Watch this kernel and write every OOM kill as it happens
     Trace(trace::Args),
+    /// Watch for years: into files, syslog, the journal and HTTP, as a configuration says
+    Agent(agent::Args),
+    /// Look at the agent's configuration
+    Config(config::Args),
+    /// Send the events of event logs to the sinks of a configuration
+    Deliver(deliver::Args),
     /// Turn events into pages for people: what happened, why this one, what would have spared it
     Explain(explain::Args),
     /// Turn kernel logs into the same records: dmesg, journal, syslog, archives
@@ -87,6 +100,9 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<ExitCode> {
     match verb {
         Verb::Trace(args) => trace::run(args),
+        Verb::Agent(args) => agent::run(args),
+        Verb::Config(args) => config::run(&args),
+        Verb::Deliver(args) => deliver::run(&args),
         Verb::Explain(args) => explain::run(&args),
         Verb::Import(args) => import::run(args),
         Verb::Rank(args) => rank::run(&args),
@@ -155,11 +171,15 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// Sends what the program has to say about itself to standard error.
 fn init_logging(level: LevelFilter) {
+    // The sink says what fails, and once; the client would tell of each connection and each attempt.
+    let ours = filter_fn(|of| !of.target().starts_with("async_nats"));
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(io::stderr)
         .with_ansi(anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never)
         .with_target(false)
         .without_time()
+        .finish()
+        .with(ours)
         .init();
 }

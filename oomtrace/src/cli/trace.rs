@@ -1,11 +1,6 @@
 //! `oomtrace trace`: the main job.
 
-use std::{
-    io::{self},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::{io, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result};
 use clap::ArgAction;
@@ -13,10 +8,11 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::Color;
 use crate::{
+    config::{duration, ring_bytes},
     format::Format,
     host::Host,
     probe::HookSet,
-    tracer::{Options, Tracer},
+    tracer::{Destination, Options, Tracer},
 };
 
 /// What `--help` says below the options.
@@ -102,8 +98,7 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     let format = args.format.unwrap_or_else(|| Format::of(&stdout));
     let color = args.color.on(&stdout);
     let options = Options {
-        format,
-        color,
+        destination: Destination::Stdout { format, color },
         duration: args.duration,
         max_events: args.max_events,
         heartbeat: Some(args.heartbeat).filter(|period| !period.is_zero()),
@@ -116,6 +111,11 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
         node_name: args.kubernetes.node_name(),
         kubernetes: args.kubernetes.options(args.heartbeat),
     };
+    watch(options)
+}
+
+/// Watches until told to stop.
+pub(super) fn watch(options: Options) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -143,20 +143,6 @@ pub(super) fn run(args: Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let seconds = if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        "s"
-    } else {
-        ""
-    };
-    let parsed: jiff::SignedDuration = format!("{text}{seconds}")
-        .parse()
-        .map_err(|_| "not a time such as 30s, 10m or 2h")?;
-    parsed
-        .try_into()
-        .map_err(|_| "a time cannot be negative".to_owned())
-}
-
 pub(super) fn candidates(text: &str) -> Result<usize, String> {
     if text == "all" {
         return Ok(usize::MAX);
@@ -166,26 +152,6 @@ pub(super) fn candidates(text: &str) -> Result<usize, String> {
 }
 
 fn ring_kib(text: &str) -> Result<u32, String> {
-    let page_kib = u32::try_from(rustix::param::page_size() / 1024).unwrap_or(4);
-    text.parse()
-        .ok()
-        .filter(|kib: &u32| kib.is_power_of_two() && (page_kib..=1 << 20).contains(kib))
-        .ok_or_else(|| format!("not a power of two from {page_kib} to {}", 1 << 20))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Times are read as people write them, and nonsense is refused.
-    #[test]
-    fn durations() {
-        assert_eq!(duration("30"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("0"), Ok(Duration::ZERO));
-        assert_eq!(duration("10m"), Ok(Duration::from_secs(600)));
-        assert_eq!(duration("1h30m"), Ok(Duration::from_secs(5400)));
-        for nonsense in ["", "x", "-5s", "5 parsecs"] {
-            assert!(duration(nonsense).is_err(), "{nonsense:?}");
-        }
-    }
+    let kib: u64 = text.parse().map_err(|_| "not a number")?;
+    ring_bytes(kib.saturating_mul(1024)).map(|bytes| bytes / 1024)
 }

@@ -783,6 +783,9 @@ pub struct Loss {
     pub head: Head,
     /// Where they were lost.
     pub place: LossPlace,
+    /// The sink that did not get them; null where none did.
+    #[serde(default)]
+    pub sink: Option<String>,
     /// How many since the last `loss` record of this place; null where the kernel does not tell.
     pub lost: Option<u64>,
     /// How many of them were kills.
@@ -802,6 +805,8 @@ pub enum LossPlace {
     /// The kernel overwrote log records before they were read: only what they would have added
     /// to a kill is missing.
     KernelLog,
+    /// Too much waited for a sink: the oldest went.
+    Sink,
 }
 
 /// What the kernel counted and what was seen.
@@ -839,6 +844,9 @@ pub struct Status {
     pub reconciliation: Option<Reconciliation>,
     /// What pods are known from; null where nothing was asked for or found.
     pub kubernetes: Option<Kubernetes>,
+    /// The agent's sinks; null where records go to standard output alone.
+    #[serde(default)]
+    pub sinks: Option<Vec<SinkStatus>>,
     /// Resident memory of the tracer.
     pub resident_bytes: Option<u64>,
     /// Why it stops.
@@ -908,6 +916,48 @@ pub enum PodSourceState {
     Live,
     /// It does not answer; what it told before is kept.
     Failed,
+}
+
+/// Where the agent sends records, and how far that has come in this run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SinkStatus {
+    /// As the configuration names it.
+    pub name: String,
+    /// `stdout`, `file`, `syslog`, `journald`, `http`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Whether it takes records.
+    pub state: SinkState,
+    /// What is wrong with it.
+    pub error: Option<String>,
+    /// Records that wait for it.
+    pub waiting: u64,
+    /// What its queue takes, on disk and in memory.
+    pub waiting_bytes: u64,
+    /// For how long what is next has been tried; null where nothing waits.
+    pub trying_ms: Option<u64>,
+    /// Records it has got.
+    pub delivered: u64,
+    /// How often it failed.
+    pub retries: u64,
+    /// Records it refused for good.
+    pub set_aside: u64,
+    /// Records that were lost, because too much waited.
+    pub lost: u64,
+    /// Whether records wait on disk.
+    pub spooled: bool,
+    /// What is wrong with the disk they should wait on.
+    pub spool_error: Option<String>,
+}
+
+/// Whether a sink takes records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkState {
+    /// It took the last ones, or got none yet.
+    Working,
+    /// It did not.
+    Failing,
 }
 
 /// What bounds the tracer.

@@ -48,43 +48,29 @@ pub fn ecs(event: &Event, out: &mut Vec<u8>) {
 
 /// What each kind of record has of its own.
 fn particular(event: &Event) -> Value {
-    let of_process = |kind: &str, outcome: Option<&str>| json!({"category": ["process"], "type": [kind], "outcome": outcome});
+    let of_process = |kind: &str, outcome: Option<&str>, more: Value| {
+        let mut event = json!({"category": ["process"], "type": [kind], "outcome": outcome});
+        add(&mut event, more);
+        json!({"event": event})
+    };
+    let ended = |reason: Value| of_process("end", Some("success"), json!({"reason": reason}));
     match event {
-        Event::OomKill(kill) => {
-            let mut event = of_process("end", Some("success"));
-            add(&mut event, json!({"reason": kill.oom.message}));
-            json!({"event": event})
-        }
-        Event::OomMark(mark) => {
-            let mut event = of_process("info", None);
-            add(&mut event, json!({"reason": mark.oom.message}));
-            json!({"event": event})
-        }
+        Event::OomKill(kill) => ended(json!(kill.oom.message)),
+        Event::OomMark(mark) => of_process("info", None, json!({"reason": mark.oom.message})),
         Event::OomOutcome(outcome) => {
             let (result, end) = match outcome.state {
                 VictimState::Exited => ("success", outcome.head.time.as_ref()),
                 VictimState::Stuck => ("unknown", None),
             };
-            let mut event = of_process("info", Some(result));
-            add(&mut event, json!({"duration": outcome.exit_latency_ns}));
-            json!({"event": event, "process": {"end": end}})
+            let took = json!({"duration": outcome.exit_latency_ns});
+            let mut particular = of_process("info", Some(result), took);
+            add(&mut particular, json!({"process": {"end": end}}));
+            particular
         }
-        Event::Enrichment(_) => {
-            let mut event = of_process("info", None);
-            add(&mut event, json!({"kind": "enrichment"}));
-            json!({"event": event})
-        }
+        Event::Enrichment(_) => of_process("info", None, json!({"kind": "enrichment"})),
         // They end processes that they do not name.
-        Event::PodEviction(eviction) => {
-            let mut event = of_process("end", Some("success"));
-            add(&mut event, json!({"reason": eviction.eviction.message}));
-            json!({"event": event})
-        }
-        Event::UserspaceKill(kill) => {
-            let mut event = of_process("end", Some("success"));
-            add(&mut event, json!({"reason": kill.reason}));
-            json!({"event": event})
-        }
+        Event::PodEviction(eviction) => ended(json!(eviction.eviction.message)),
+        Event::UserspaceKill(kill) => ended(json!(kill.reason)),
         Event::Loss(_) => json!({"event": {"type": ["error"]}}),
         Event::Status(status) => {
             let event = match status.phase {

@@ -41,11 +41,7 @@ pub fn falco(event: &Event, out: &mut Vec<u8>) {
     let mut record = json!({
         "time": head.time,
         "rule": rule(event),
-        "priority": match Severity::of(event) {
-            Severity::Informational => "Informational",
-            Severity::Low => "Notice",
-            Severity::Medium => "Warning",
-        },
+        "priority": Severity::of(event).name(),
         "source": "oomtrace",
         "hostname": head.node.hostname,
         "tags": ["oomtrace", native["kind"]],

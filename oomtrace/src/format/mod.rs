@@ -9,16 +9,27 @@ mod falco;
 mod json;
 mod ocsf;
 pub(crate) mod others;
+#[cfg(feature = "http")]
+mod otlp;
 pub(crate) mod page;
 mod pipeline;
 pub(crate) mod pretty;
 mod rank;
 
+use std::io::{self, IsTerminal as _};
+
 pub use audit::audit;
 pub use json::json;
 pub use others::page_of_other;
+#[cfg(feature = "grpc")]
+pub(crate) use otlp::retry_after as otlp_retry_after;
+#[cfg(feature = "http")]
+pub(crate) use otlp::{Request as OtlpRequest, Response as OtlpResponse, otlp};
 pub use page::{Decision, WIDTH, page};
+pub use pipeline::message;
 pub use rank::{By, WIDTH as RANK_WIDTH, ranking};
+
+use serde::{Deserialize, Serialize};
 
 use self::{
     csv::{csv, csv_eviction, csv_header, csv_userspace_kill},
@@ -27,14 +38,14 @@ use self::{
     ocsf::ocsf,
     pretty::pretty,
 };
-use std::io::{self, IsTerminal as _};
-
 use crate::event::Event;
 
 /// How events are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Format {
     /// One JSON object a line: every field, for programs.
+    #[default]
     Json,
     /// A few aligned lines a kill, for people.
     Pretty,

@@ -46,6 +46,15 @@ impl Severity {
         }
     }
 
+    /// Falco's `priority`, and OpenTelemetry's `severity_text`.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Informational => "Informational",
+            Self::Low => "Notice",
+            Self::Medium => "Warning",
+        }
+    }
+
     /// OCSF's `severity_id`, and ECS's `event.severity`.
     pub(super) const fn number(self) -> u8 {
         match self {
@@ -109,7 +118,7 @@ impl<'a> Subject<'a> {
 }
 
 /// The record in a sentence. Its words may change.
-pub(super) fn message(event: &Event) -> String {
+pub fn message(event: &Event) -> String {
     let name = Subject::of(event).name();
     match event {
         Event::OomKill(kill) => {

@@ -288,6 +288,7 @@ impl Paint {
         let place = match event.place {
             LossPlace::RingBuffer => "because they came faster than they could be read",
             LossPlace::KernelLog => "of the kernel log; kills may lack what only the log tells",
+            LossPlace::Sink => "that waited for a sink, because there were too many",
         };
         let lost = event
             .lost

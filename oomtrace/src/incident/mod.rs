@@ -37,8 +37,8 @@ use crate::{
 /// unless the killer is kept from running just then: by the hypervisor, or on a kernel that is
 /// preempted anywhere by the tracer itself.
 pub const LOG_PATIENCE_NS: u64 = 20_000_000;
-/// How long the first of a group waits to learn how many it is of. The kernel prints a line for
-/// each, and where it prints to a serial console that takes milliseconds.
+/// How long a group waits, after each that was heard of, to learn how many it is of. The kernel
+/// prints a line for each, and where it prints to a serial console that takes milliseconds.
 pub const GROUP_PATIENCE_NS: u64 = 1_000_000_000;
 /// After this long a victim that has not exited is reported as stuck.
 pub const STUCK_NS: u64 = 10_000_000_000;
@@ -404,7 +404,8 @@ impl Joiner {
         let first = self.pending.front()?;
         let waited = now_ns.saturating_sub(first.arrived_ns);
         let complete = (first.logged || waited >= LOG_PATIENCE_NS)
-            && (first.counted || waited >= GROUP_PATIENCE_NS);
+            && (first.counted
+                || now_ns.saturating_sub(self.group_heard_ns(first)) >= GROUP_PATIENCE_NS);
         if !complete && self.pending.len() < MAX_PENDING {
             return None;
         }
@@ -417,15 +418,21 @@ impl Joiner {
         Some(Incident::Kill(kill))
     }
 
+    /// When the last of a decision's victims was heard of that wait.
+    fn group_heard_ns(&self, first: &Pending) -> u64 {
+        let same = |other: &&Pending| other.kill.began_ns == first.kill.began_ns;
+        let last = self.pending.iter().rev().find(same);
+        last.unwrap_or(first).arrived_ns
+    }
+
     /// When [`Joiner::next`] may have something without further input.
     pub fn deadline_ns(&self) -> Option<u64> {
         let kill = self.pending.front().map(|first| {
-            let patience = if first.counted {
-                LOG_PATIENCE_NS
+            if first.counted {
+                first.arrived_ns + LOG_PATIENCE_NS
             } else {
-                GROUP_PATIENCE_NS
-            };
-            first.arrived_ns + patience
+                self.group_heard_ns(first) + GROUP_PATIENCE_NS
+            }
         });
         let stuck = self.stuck_checks.front().map(|(check_ns, _)| *check_ns);
         kill.into_iter().chain(stuck).min()

@@ -411,10 +411,13 @@ fn a_group_without_end() {
     joiner.record(grouped(42, 900), 0);
     joiner.log(killed(42), 0);
     assert!(joiner.next(GROUP_PATIENCE_NS - 1).is_none());
-    assert_eq!(
-        next_kill(&mut joiner, GROUP_PATIENCE_NS).unwrap().count,
-        None
-    );
+    // Another of them is a sign that it goes on.
+    joiner.record(grouped(43, 900), GROUP_PATIENCE_NS - 1);
+    joiner.log(killed(43), GROUP_PATIENCE_NS - 1);
+    let over = 2 * GROUP_PATIENCE_NS - 1;
+    assert!(joiner.next(over - 1).is_none());
+    assert_eq!(joiner.deadline_ns(), Some(over));
+    assert_eq!(next_kill(&mut joiner, over).unwrap().count, None);
 }
 
 /// The outcome follows its kill, even when the exit is heard of first, and tells of the reaper.

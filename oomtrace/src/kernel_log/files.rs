@@ -198,8 +198,8 @@ impl LogReader {
             let units = block.units(self.export, !more);
             self.totals.long_lines += u64::from(units.cut);
             let bytes = &block.bytes()[..units.end];
-            read(bytes.len() + block.skipped);
             self.block(bytes, &mut needles, &mut active, out);
+            read(bytes.len() + block.skipped);
             // The rest of the line is not looked at, and neither is its end.
             self.line += u64::from(units.cut && !active);
             block.consume(units, self.export);
@@ -271,6 +271,32 @@ impl LogReader {
             .map(tidy);
         let sample: Vec<_> = sample.map(without_wrapping).collect();
         self.style = Style::of(sample.iter().map(|line| tidy(line)));
+        let (before, behind) = bytes.split_at(start);
+        let first = behind.split(|&b| b == b'\n').next();
+        if let Some(Time::Passed(_)) = first.map(|line| self.time_of(line)) {
+            self.minute = self.minute_of(before);
+        }
+    }
+
+    /// The time that dmesg put in front of a line.
+    fn time_of(&self, line: &[u8]) -> Time {
+        let mut plain = Vec::new();
+        self.style
+            .inner(without_colours(tidy(line), &mut plain))
+            .time
+    }
+
+    /// The minute that `dmesg -H` printed last in this text, and what has passed since.
+    fn minute_of(&self, text: &[u8]) -> Option<(Stamp, u64)> {
+        let mut passed = 0u64;
+        for line in text.rsplit(|&b| b == b'\n') {
+            match self.time_of(line) {
+                Time::Passed(ns) => passed = passed.saturating_add(ns),
+                Time::Minute(minute) => return Some((minute?, passed)),
+                _ => {}
+            }
+        }
+        None
     }
 
     fn unit(&mut self, unit: &[u8], out: &mut impl FnMut(Found)) {

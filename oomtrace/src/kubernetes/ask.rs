@@ -43,6 +43,10 @@ async fn learn(pods: &Pods, quick: &Quick, question: &Question) {
     for known in unanswered() {
         quick.ask(pods, &known).await;
     }
+    if !unanswered().is_empty() {
+        // A container may have been given its id after the kubelet was read.
+        pods.new_pod.notify_one();
+    }
     loop {
         let changed = pods.changed.notified();
         tokio::pin!(changed);

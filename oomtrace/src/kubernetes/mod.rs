@@ -66,7 +66,7 @@ pub struct Pods {
     cache: Mutex<Cache>,
     /// The cache has changed.
     changed: Notify,
-    /// A pod is there that the kubelet has not told of yet.
+    /// A pod or a container is there that the kubelet has not told of yet.
     new_pod: Notify,
     /// Pods that were evicted, and that nobody has been told of.
     evicted: Mutex<VecDeque<(Box<str>, Eviction)>>,
@@ -231,19 +231,15 @@ impl Kubernetes {
         let (questions, to_answer) = mpsc::channel(MOST_QUESTIONS);
         let (answered, answers) = mpsc::channel(MOST_QUESTIONS);
         let shared = Arc::clone(&pods);
-        std::thread::Builder::new()
-            .name("oomtrace-pods".to_owned())
-            .stack_size(512 << 10)
-            .spawn(move || {
-                process::run_normally();
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .build();
-                match runtime {
-                    Ok(runtime) => runtime.block_on(plan.run(shared, to_answer, answered)),
-                    Err(error) => tracing::error!(%error, "no event loop for the sources of pods"),
-                }
-            })?;
+        process::thread("oomtrace-pods", move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            match runtime {
+                Ok(runtime) => runtime.block_on(plan.run(shared, to_answer, answered)),
+                Err(error) => tracing::error!(%error, "no event loop for the sources of pods"),
+            }
+        })?;
         Ok(Some(Self {
             pods,
             questions,

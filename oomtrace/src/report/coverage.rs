@@ -77,6 +77,7 @@ impl Coverage {
                 let place = match loss.place {
                     LossPlace::RingBuffer => "the ring buffer was full",
                     LossPlace::KernelLog => "the kernel overwrote its log before it was read",
+                    LossPlace::Sink => "too many waited for a sink",
                 };
                 let what = match loss.lost {
                     Some(lost) => words::count(lost, "record"),

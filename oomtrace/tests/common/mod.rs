@@ -6,6 +6,8 @@
     reason = "each test uses a part of it"
 )]
 
+pub mod place;
+
 use std::{
     fs,
     io::{Read, Write},
@@ -43,14 +45,20 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/recorded")
 }
 
-/// The recorded files whose names end so, of all kernels.
+/// The recorded files whose names end so, of all kernels with every hook and the log.
 pub fn files(ending: &str) -> Vec<PathBuf> {
+    files_of(".plain", ending)
+}
+
+/// The recorded files whose names end so, of all cells that end so.
+pub fn files_of(cells: &str, ending: &str) -> Vec<PathBuf> {
     let entries = |folder: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).unwrap();
         entries.map(|entry| entry.unwrap().path()).collect()
     };
     let mut files: Vec<_> = entries(&root())
         .iter()
+        .filter(|cell| cell.to_string_lossy().ends_with(cells))
         .flat_map(|cell| entries(cell))
         .filter(|file| file.to_string_lossy().ends_with(ending))
         .collect();

@@ -97,7 +97,7 @@ impl Api {
                     Ok(version) => at = Some(version),
                     Err(error) => {
                         self.pods.failed(Source::Api, &error.to_string());
-                        sleep(backoff.next()).await;
+                        sleep(backoff.next_wait()).await;
                     }
                 }
                 continue;
@@ -118,7 +118,7 @@ impl Api {
                 }
                 Err(error) => self.pods.failed(Source::Api, &error.to_string()),
             }
-            sleep(backoff.next()).await;
+            sleep(backoff.next_wait()).await;
         }
     }
 

@@ -8,7 +8,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 
-use super::http::{Credentials, Error, Secret};
+use crate::tls::{Credentials, Error, Secret};
 
 /// Where a pod finds its service account.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -38,8 +38,7 @@ impl Cluster {
             credentials: Credentials {
                 ca: Some(Secret::File(folder.join("ca.crt"))),
                 token: Some(Secret::File(token)),
-                client: None,
-                server_name: None,
+                ..Credentials::default()
             },
         })
     }
@@ -115,6 +114,7 @@ impl Cluster {
                     .or_else(|| Some(Secret::Inline(user.token?.into_bytes()))),
                 client: certificate.zip(key),
                 server_name: cluster.tls_server_name,
+                ..Credentials::default()
             },
         })
     }

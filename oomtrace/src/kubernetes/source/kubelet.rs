@@ -1,6 +1,6 @@
 //! The kubelet's own list of pods, `/pods`: static ones included, and there when the API server is
-//! not. It tells of no changes, so it is read from time to time, and when a pod is seen that it has
-//! not told of.
+//! not. It tells of no changes, so it is read from time to time, and when a pod is seen, or a container
+//! is killed, that it has not told of.
 
 use std::{sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ pub async fn run(server: Server, pods: Arc<Pods>, labels: Arc<[String]>, period:
             }
             Err(error) => {
                 pods.failed(Source::Kubelet, &error.to_string());
-                sleep(backoff.next()).await;
+                sleep(backoff.next_wait()).await;
             }
         }
     }

@@ -2,11 +2,9 @@
 //! is doing.
 
 mod api;
-mod backoff;
 mod bundle;
 mod config;
 mod cri;
-mod http;
 mod kubelet;
 mod pod_logs;
 
@@ -14,12 +12,17 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
-use self::{api::Api, backoff::Backoff, bundle::Bundles, config::Cluster, cri::Cri, http::Server};
+use self::{api::Api, bundle::Bundles, config::Cluster, cri::Cri};
 use super::{
     Options, Pods, ask,
     facts::{Source, is_name},
 };
-use crate::incident::{Known, News, Question};
+use crate::{
+    backoff::Backoff,
+    http::{self, Server},
+    incident::{Known, News, Question},
+    tls,
+};
 
 /// What is to be started.
 #[derive(Debug)]
@@ -155,7 +158,7 @@ async fn evictions(pods: Arc<Pods>, api: Option<(Server, String)>, news: mpsc::S
 
 /// The API server, and this node's name in it.
 fn api(
-    cluster: Result<Cluster, http::Error>,
+    cluster: Result<Cluster, tls::Error>,
     node: Option<String>,
 ) -> Result<(Server, String), String> {
     let Cluster {

@@ -141,7 +141,7 @@ impl Cri {
                 Err(error) => error,
             };
             pods.failed(Source::Cri, &format!("{}: {error}", self.socket.display()));
-            sleep(backoff.next()).await;
+            sleep(backoff.next_wait()).await;
         }
     }
 

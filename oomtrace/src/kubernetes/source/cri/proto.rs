@@ -5,18 +5,7 @@
 
 use std::collections::HashMap;
 
-/// Messages are tables; a line for each field says more than a struct over many.
-macro_rules! messages {
-    ($($(#[$doc:meta])* $name:ident { $($(#[$field:meta])* $key:ident: $type:ty,)* })*) => {
-        $(
-            $(#[$doc])*
-            #[derive(Clone, PartialEq, prost::Message)]
-            pub struct $name {
-                $($(#[$field])* pub $key: $type,)*
-            }
-        )*
-    };
-}
+use crate::messages::messages;
 
 messages! {
     /// Asks for name and version of the runtime.

@@ -34,7 +34,7 @@ impl Backoff {
 
     /// How long to wait now: between half of the wait and all of it, so that the nodes of a cluster
     /// do not come back at once to an API server that has just started.
-    pub fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let whole = self.wait;
         self.wait = (self.wait * 2).min(LONGEST);
         self.tries += 1;
@@ -50,7 +50,8 @@ mod tests {
     /// Waits grow up to a bound, differ from node to node, and begin anew after a success.
     #[test]
     fn waits_grow_and_differ() {
-        let waits = |backoff: &mut Backoff| -> Vec<_> { (0..12).map(|_| backoff.next()).collect() };
+        let waits =
+            |backoff: &mut Backoff| -> Vec<_> { (0..12).map(|_| backoff.next_wait()).collect() };
         let mut backoff = Backoff::default();
         let first = waits(&mut backoff);
         for (wait, whole) in first.iter().zip((0..).map(|n| FIRST * 2u32.pow(n))) {
@@ -62,6 +63,6 @@ mod tests {
         }
         assert_ne!(first, waits(&mut Backoff::default()));
         backoff.reset();
-        assert!(backoff.next() <= FIRST);
+        assert!(backoff.next_wait() <= FIRST);
     }
 }

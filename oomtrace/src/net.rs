@@ -1,0 +1,83 @@
+//! Connections, with TLS or without.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+
+use crate::tls::{self, Credentials};
+
+/// To connect, and to be greeted.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Bytes in both directions.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The name that the certificate should have.
+    #[error("{0:?} is no name of a host")]
+    Name(String),
+    /// Certificates and keys.
+    #[error(transparent)]
+    Credentials(#[from] tls::Error),
+    /// Nobody is there, or somebody else.
+    #[error("{0}")]
+    Network(String),
+    /// It took too long.
+    #[error("no answer within {} s", .0.as_secs())]
+    Slow(Duration),
+}
+
+/// `HOST:PORT`, with an IPv6 address in brackets.
+pub fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// Connects; with credentials also looks who it is.
+///
+/// # Errors
+/// When nobody is there, or it is not who it should be.
+pub async fn connect(
+    host: &str,
+    port: u16,
+    credentials: Option<&Credentials>,
+) -> Result<Box<dyn Stream>, Error> {
+    let stream = timeout(PATIENCE, TcpStream::connect((host, port)))
+        .await
+        .map_err(|_| Error::Slow(PATIENCE))?
+        .map_err(|error| Error::Network(error.to_string()))?;
+    // A request is written at once, and waited for.
+    let _ = stream.set_nodelay(true);
+    match credentials {
+        Some(credentials) => secure(stream, host, credentials).await,
+        None => Ok(Box::new(stream)),
+    }
+}
+
+/// Begins TLS over a connection, and looks who it is.
+async fn secure(
+    stream: TcpStream,
+    host: &str,
+    credentials: &Credentials,
+) -> Result<Box<dyn Stream>, Error> {
+    let name = credentials.server_name.as_deref().unwrap_or(host);
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| Error::Name(name.to_owned()))?;
+    let connector = TlsConnector::from(Arc::new(credentials.tls()?));
+    let stream = timeout(PATIENCE, connector.connect(name, stream))
+        .await
+        .map_err(|_| Error::Slow(PATIENCE))?
+        .map_err(|error| Error::Network(tls::explain(&error, credentials)))?;
+    Ok(Box::new(stream))
+}
