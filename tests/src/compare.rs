@@ -640,8 +640,22 @@ fn oom(all: &mut Differences, event: &Value, known: &Known<'_>, report: &Report)
 fn request(all: &mut Differences, oom: &Value, report: &Report) {
     let header = &report.header;
     all.expect("oom.gfp_mask", &oom["gfp_mask"], header.gfp_mask.as_str());
-    all.expect("oom.gfp_flags", &oom["gfp_flags"], header.gfp_flags.clone());
+    let printed = json!(header.gfp_flags);
+    all.expect(
+        "oom.gfp_flags",
+        &sorted(&oom["gfp_flags"]),
+        sorted(&printed),
+    );
     all.expect("oom.order", &oom["order"], header.order);
+}
+
+/// Names of flags in one order: every kernel prints them in its own. Anything else as it is.
+fn sorted(names: &Value) -> Value {
+    let mut names = names.clone();
+    if let Value::Array(names) = &mut names {
+        names.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+    }
+    names
 }
 
 /// What the memory cgroup counts.
@@ -674,6 +688,11 @@ fn counters(all: &mut Differences, event: &Value, report: &Report) -> Result<()>
             None => all.expect(kernels, usage, Value::Null),
         }
         all.expect(kernels, &memcg[format!("{ours}_limit_bytes")], limit);
+    }
+    // What it is used for stands in the log alone.
+    if !log_is_hooked(event) {
+        all.expect("memcg.stat", &memcg["stat"], Value::Null);
+        return Ok(());
     }
     // v2 names what it counts below a cgroup as v1 names what it counts in it alone.
     let stat = |v2: &str, v1: &str| lines.stat.get(v1).or_else(|| lines.stat.get(v2)).copied();

@@ -8,6 +8,8 @@
 mod churn;
 #[path = "kubernetes/faults.rs"]
 mod faults;
+#[path = "kubernetes/install.rs"]
+mod install;
 #[path = "kubernetes/others.rs"]
 mod others;
 

@@ -91,6 +91,9 @@ live! {
     full_disk
     pretty
     pretty_is_safe
+    agent_reloads
+    agent_is_watchable
+    agent_has_a_dead_sink
     not_root
     one_capability_is_too_few
     three_capabilities_suffice

@@ -16,7 +16,10 @@ use std::{
     env,
     ffi::CStr,
     fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
+    mem,
+    net::UdpSocket,
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -136,6 +139,7 @@ fn boot() -> Result<Option<&'static str>> {
         place("cgroup2", "/sys/fs/cgroup", None)?;
     }
     load("/modules")?;
+    loopback().context("bringing up the loopback interface")?;
     // Messages of user space are no concern of these tests; more of the kernel's are, where it
     // lets them through. The rate limit of the OOM report itself is not adjustable.
     let _ = fs::write("/proc/sys/kernel/printk_ratelimit", "0");
@@ -281,6 +285,30 @@ fn place_devices() -> Result<()> {
         return Ok(());
     }
     place("devtmpfs", "/dev", None)
+}
+
+/// Makes 127.0.0.1 reachable.
+fn loopback() -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    // SAFETY: zeros are a request, without a name and of no flags.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(*b"lo") {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request is what this call wants, and outlives it.
+    let result = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 fn place(kind: &str, directory: &str, options: Option<&CStr>) -> Result<()> {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Contest, Death, Differences, Memory, candidates, candidates_are_hooked, decision_is_hooked,
-    identity, log_is_hooked, memory_of_table, page, row_of, trigger, victim,
+    identity, log_is_hooked, memory_of_table, page, row_of, sorted, trigger, victim,
 };
 use crate::{
     facts::Facts,
@@ -162,7 +162,11 @@ fn decision(all: &mut Differences, event: &Value, known: &Known<'_>, seen: bool)
         ),
     ] {
         let expected = if seen { expected } else { Value::Null };
-        all.expect(&format!("oom.{name}"), &oom[name], expected);
+        all.expect(
+            &format!("oom.{name}"),
+            &sorted(&oom[name]),
+            sorted(&expected),
+        );
     }
     all.expect("oom.memcg", &oom["memcg"], Value::Null);
     all.expect("oom.mark_path", &oom["mark_path"], Value::Null);

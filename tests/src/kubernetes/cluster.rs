@@ -12,15 +12,11 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{Server, run, wait_until};
+use super::{Server, run, target, wait_until};
 
 /// Where `cargo xtask k8s` leaves what it builds.
 fn built() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        PathBuf::from,
-    );
-    target.join("k8s/bin/kube-apiserver")
+    target().join("k8s/bin/kube-apiserver")
 }
 
 /// The token that may do everything.
@@ -30,8 +26,8 @@ pub const TOKEN: &str = "oomtrace-token";
 /// A token that is somebody's who may do nothing.
 pub const NOBODYS_TOKEN: &str = "nobodys-token";
 
-/// The address of the API server for a node in a virtual machine.
-pub const FROM_THE_NODE: &str = "10.0.2.100";
+/// Address and port of the API server for a node in a virtual machine.
+pub const FROM_THE_NODE: (&str, u16) = ("10.0.2.100", 6443);
 /// The address of such a node.
 pub const NODE: &str = "10.0.2.15";
 
@@ -110,7 +106,7 @@ impl Cluster {
             port,
         };
         cluster.start_api()?;
-        cluster.rights()?;
+        cluster.grant("oomtrace-tests", &rights())?;
         Ok(cluster)
     }
 
@@ -174,18 +170,15 @@ impl Cluster {
         let signal = if frozen { Signal::STOP } else { Signal::CONT };
         self.api.as_ref().context("no API server")?.signal(signal)
     }
+}
 
-    /// What docs/kubernetes.md says that oomtrace needs of the API server, and nothing else.
-    fn rights(&self) -> Result<()> {
-        self.grant(
-            "oomtrace",
-            &json!([
-                {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
-                {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
-                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
-            ]),
-        )
-    }
+/// What docs/kubernetes.md says that oomtrace needs of the API server, and nothing else.
+pub fn rights() -> Value {
+    json!([
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]},
+        {"apiGroups": ["apps"], "resources": ["replicasets"], "verbs": ["get"]},
+        {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]},
+    ])
 }
 
 impl Client {
@@ -469,7 +462,10 @@ pub fn certificates(at: &Path) -> Result<()> {
     openssl("req -newkey rsa:2048 -nodes -subj /CN=apiserver -keyout server.key -out server.csr")?;
     fs::write(
         at.join("san"),
-        format!("subjectAltName=IP:127.0.0.1,DNS:localhost,IP:{FROM_THE_NODE},IP:{NODE}\n"),
+        format!(
+            "subjectAltName=IP:127.0.0.1,DNS:localhost,IP:{},IP:{NODE}\n",
+            FROM_THE_NODE.0
+        ),
     )?;
     openssl(
         "x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile san -out server.crt",

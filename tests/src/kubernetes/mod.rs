@@ -1,13 +1,14 @@
 //! Real parts of Kubernetes on this machine: a containerd with pods of its own, and an API server
 //! with its etcd. Each has folders, sockets and ports of its own, and ends with its value.
 
+pub mod chart;
 pub mod cluster;
 pub mod containerd;
 mod cri;
 pub mod proxy;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -17,6 +18,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 use crate::PATIENCE;
+
+/// Where `cargo xtask k8s` leaves what it makes.
+fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    )
+}
 
 /// A program that is ended with its value.
 pub struct Server {

@@ -2,6 +2,7 @@
 //! with an API server outside, and pods in which real processes are killed.
 
 mod argument;
+mod installed;
 mod pods;
 mod scenarios;
 
@@ -72,7 +73,7 @@ pub struct Node {
     pub capacity_bytes: u64,
     driver: Driver,
     kubelet: Option<Server>,
-    _containerd: Server,
+    containerd: Server,
 }
 
 impl Node {
@@ -98,11 +99,14 @@ impl Node {
         let image = image(Path::new("/root"), &[&env.victim])?;
         import(&mut containerd, Path::new(SOCKET), &image)?;
         let mut node = Self {
-            cluster: Client::new(Path::new(CERTIFICATES), &format!("{FROM_THE_NODE}:6443")),
+            cluster: Client::new(
+                Path::new(CERTIFICATES),
+                &format!("{}:{}", FROM_THE_NODE.0, FROM_THE_NODE.1),
+            ),
             capacity_bytes: meminfo("MemTotal")?,
             driver,
             kubelet: None,
-            _containerd: containerd,
+            containerd,
         };
         println!("kubelet");
         node.start_kubelet(0, 0)?;

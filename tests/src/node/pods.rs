@@ -149,7 +149,7 @@ fn rss_bytes(pid: u32) -> Result<u64> {
     Ok(pages * rustix::param::page_size() as u64)
 }
 
-fn pid_of(process: &str) -> Option<u32> {
+pub(super) fn pid_of(process: &str) -> Option<u32> {
     let processes = fs::read_dir("/proc").ok()?.flatten();
     processes
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())

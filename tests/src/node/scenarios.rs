@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{
-    Node, argument, kubelet_address,
+    Node, argument, installed, kubelet_address,
     pods::{Inmate, Spec, burstable_adj, is, victim},
 };
 use crate::{
@@ -55,6 +55,10 @@ pub const SCENARIOS: &[Scenario] = &[
         run: static_pods,
     },
     Scenario {
+        name: "each_source_alone",
+        run: each_source_alone,
+    },
+    Scenario {
         name: "deleted_pod",
         run: deleted_pod,
     },
@@ -81,6 +85,10 @@ pub const SCENARIOS: &[Scenario] = &[
     Scenario {
         name: "eviction",
         run: eviction,
+    },
+    Scenario {
+        name: "installed_by_the_chart",
+        run: installed::by_the_chart,
     },
 ];
 
@@ -496,6 +504,99 @@ fn static_pods(env: &Env, node: &mut Node) -> Result<()> {
         )?;
         node.no_static_pod(&name, &inmate)?;
     }
+    watch.stop()?;
+    Ok(())
+}
+
+/// The same kill through a tracer with all sources, and through one for each source alone.
+fn each_source_alone(env: &Env, node: &mut Node) -> Result<()> {
+    node.reins(&["app"])?;
+    let (request, limit) = (16 * MIB, 32 * MIB);
+    let uid = node.pod(
+        "billing",
+        &[Spec::of("app", "app", "eat").with(Some(request), Some(limit))],
+    )?;
+    let mut app = Inmate::find("app")?;
+    // Nothing is at this port, so that the kubelet gets the token and the API server is not there.
+    let (nobody, _) = node.cluster.kubeconfig_at("127.0.0.1:1", TOKEN, "ca")?;
+    let nobody = nobody.to_str().context("a path")?.to_owned();
+    let nowhere = "/run/nowhere/socket";
+    let kubelet = kubelet_address();
+    let mut tracers = Vec::new();
+    let kinds: [(&[&str], Vec<&str>); 4] = [
+        (&["pod_logs"], vec!["--cri", nowhere]),
+        (&["cri", "bundle"], Vec::new()),
+        (
+            &["kubelet"],
+            [
+                ["--cri", nowhere],
+                ["--kubelet", &kubelet],
+                ["--kubeconfig", &nobody],
+                ["--node-name", super::NAME],
+            ]
+            .concat(),
+        ),
+        (&[], vec!["--k8s", "off"]),
+    ];
+    for (sources, args) in kinds {
+        let mut tracer = Tracer::start(env, &[&args[..], &["--heartbeat", "1s"]].concat())?;
+        for source in sources {
+            is_live(&mut tracer, source)?;
+        }
+        tracers.push((sources, tracer));
+    }
+    let mut watch = watch(env, node)?;
+    for (sources, tracer) in &mut tracers {
+        if !sources.is_empty() {
+            pods_are_known(tracer, 1)?;
+        }
+    }
+    pods_are_known(&mut watch.tracer, 1)?;
+    let seen = kill(&mut watch, &mut app)?;
+    expect(
+        &in_full(&mut watch.tracer, &seen.event)?,
+        &of_the_pod("billing", "app", "Burstable"),
+    )?;
+    for (sources, mut tracer) in tracers {
+        let event = tracer.wait_for("the kill", |record| {
+            record["kind"] == "oom_kill" && record["victim"]["pid"] == app.facts.pid
+        })?;
+        is(&event, &app)?;
+        // Whoever has no source, or not all facts, says so.
+        let full = match sources {
+            [] | ["pod_logs"] => event.clone(),
+            _ => in_full(&mut tracer, &event)?,
+        };
+        let told = full["enrichment"]["sources"].as_array();
+        for source in sources {
+            let mut told = told.into_iter().flatten();
+            ensure!(
+                told.any(|name| name == source) || *source == "bundle",
+                "{source} told nothing: {full}"
+            );
+        }
+        let known = |known: bool, value: Value| if known { value } else { Value::Null };
+        let any = !sources.is_empty();
+        let containers = sources.iter().any(|source| *source != "pod_logs");
+        let of_api = sources.contains(&"kubelet");
+        expect(
+            &full,
+            &[
+                ("/victim/pod/uid", json!(uid)),
+                ("/victim/pod/qos_class", json!("Burstable")),
+                ("/victim/pod/namespace", known(any, json!("default"))),
+                ("/victim/pod/name", known(any, json!("billing"))),
+                ("/victim/container/name", known(containers, json!("app"))),
+                ("/victim/container/image", known(containers, json!(IMAGE))),
+                (
+                    "/victim/container/memory_request_bytes",
+                    known(of_api, json!(request)),
+                ),
+            ],
+        )?;
+        tracer.stop()?;
+    }
+    node.remove("billing", &[&app])?;
     watch.stop()?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! What can happen, one scenario each. A scenario makes its own cgroups, victims and tracer, and
 //! leaves nothing behind.
 
+mod agent;
 mod alive;
 mod audit;
 mod bad_input;
@@ -124,6 +125,7 @@ pub fn all() -> Vec<Scenario> {
         rungs::SCENARIOS,
         stopping::SCENARIOS,
         output::SCENARIOS,
+        agent::SCENARIOS,
         privileges::SCENARIOS,
         bad_input::SCENARIOS,
         command_line::SCENARIOS,

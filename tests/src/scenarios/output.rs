@@ -102,7 +102,7 @@ impl Drop for Bare {
     }
 }
 
-fn kill_one(env: &Env, look: &Look<'_>) -> Result<u32> {
+pub(super) fn kill_one(env: &Env, look: &Look<'_>) -> Result<u32> {
     let cgroup = Cgroup::new("output")?;
     cgroup.limit(LIMIT)?;
     let mut victim = Victim::start(env, &cgroup, look, &["eat"])?;

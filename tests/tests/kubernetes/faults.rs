@@ -212,7 +212,8 @@ fn a_token_that_expires() -> Result<()> {
     let mut binding = json!({
         "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding",
         "metadata": {"name": "account"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "oomtrace"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+                    "name": "oomtrace-tests"},
     });
     binding["subjects"] =
         json!([{"kind": "ServiceAccount", "name": "oomtrace", "namespace": "default"}]);

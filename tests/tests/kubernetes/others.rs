@@ -230,15 +230,7 @@ fn an_eviction_at_the_end() -> Result<()> {
     let (kubeconfig, _) = cluster.kubeconfig_at(&proxy.address, TOKEN, "ca")?;
     let kubeconfig = kubeconfig.to_str().context("a path")?;
     let uid = make(&cluster, NODE, "now")?;
-    let args = [
-        "--kubeconfig",
-        kubeconfig,
-        "--node-name",
-        NODE,
-        "--heartbeat",
-        "1s",
-    ];
-    let mut tracer = Tracer::start(&env, &args)?;
+    let mut tracer = with_api(&env, kubeconfig, &[])?;
     api_is(&mut tracer, "live", "")?;
     let status = json!({"status": {"phase": "Failed", "reason": "Evicted"}});
     cluster.patch(&format!("{PODS}/now/status"), &status)?;
