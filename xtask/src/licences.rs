@@ -22,8 +22,14 @@ const SUITABLE: [&str; 10] = [
 
 /// Checks them; names those that do not suit.
 pub fn run() -> Result<()> {
-    let metadata =
-        sh::output(sh::cargo().args(["metadata", "--locked", "--format-version", "1", "--quiet"]))?;
+    let metadata = sh::output(sh::cargo().args([
+        "metadata",
+        "--all-features",
+        "--locked",
+        "--format-version",
+        "1",
+        "--quiet",
+    ]))?;
     let metadata: Value = serde_json::from_str(&metadata).context("reading cargo metadata")?;
     let packages = metadata["packages"]
         .as_array()

@@ -2,7 +2,10 @@
 
 mod bench;
 mod build_ebpf;
+mod deb;
 mod demo;
+mod fleet;
+mod image;
 mod install;
 mod k8s;
 mod licences;
@@ -32,8 +35,14 @@ enum Verb {
     Vm(vm::Args),
     /// Prepare the real Kubernetes components that tests use
     K8s(k8s::Args),
+    /// Build the container image, as an OCI archive
+    Image(image::Args),
+    /// Build the Debian package
+    Deb(deb::Args),
     /// Measure, beside the tools people would use instead
     Bench(bench::Args),
+    /// Play thousands of nodes that deliver through a broker
+    Fleet(fleet::Args),
     /// Show a kill, end to end
     Demo(demo::Args),
     /// Check the licences of all dependencies
@@ -46,7 +55,10 @@ fn main() -> ExitCode {
         Verb::Test(args) => test::run(&args),
         Verb::Vm(args) => vm::run(&args),
         Verb::K8s(args) => k8s::run(&args),
+        Verb::Image(args) => image::run(&args),
+        Verb::Deb(args) => deb::run(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Fleet(args) => fleet::run(&args),
         Verb::Demo(args) => demo::run(&args),
         Verb::Licences => licences::run(),
     };

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    path::PathBuf,
     process::Stdio,
 };
 
@@ -37,7 +38,7 @@ pub fn run(args: &Args) -> Result<()> {
     } else if whole {
         k8s::prepare(&["kube-apiserver".to_owned()])?;
     }
-    let (mut passed, mut failed) = cargo_test(whole)?;
+    let (mut passed, mut failed) = cargo_test(args.fast, whole)?;
     if !args.fast {
         let mut tally = vm::boot_all(&if args.matrix {
             vm::Args::matrix()
@@ -69,9 +70,16 @@ fn node(matrix: bool) -> Result<Tally> {
     })
 }
 
+/// Builds the program with all sinks, as it is shipped.
+pub fn shipped() -> Result<PathBuf> {
+    let build = ["build", "--release", "--locked", "--package", "oomtrace"];
+    sh::run(sh::cargo().args(build).args(["--features", "full"]))?;
+    Ok(sh::target().join("release/oomtrace"))
+}
+
 /// Runs the workspace's tests, shown as they go; returns how many passed and failed. Where the
 /// `whole` of what they need is there, a test that lacks something fails.
-fn cargo_test(whole: bool) -> Result<(u64, u64)> {
+fn cargo_test(fast: bool, whole: bool) -> Result<(u64, u64)> {
     let mut command = sh::cargo();
     if whole {
         command.env("OOMTRACE_NO_SKIP", "1");
@@ -83,12 +91,15 @@ fn cargo_test(whole: bool) -> Result<(u64, u64)> {
             "--exclude",
             "oomtrace-ebpf",
             "--locked",
-            "--release",
+            "--features",
+            "oomtrace/full",
         ])
         // One failure shall not hide the others.
         .arg("--no-fail-fast")
-        // They need not build it again: it is built with them.
-        .env("OOMTRACE_BIN", sh::target().join("release/oomtrace"))
+        // Real kills are watched by the program as it is shipped.
+        .env("OOMTRACE_BIN", shipped()?)
+        // How often delivery is killed at a random moment.
+        .env("OOMTRACE_TEST_KILLS", if fast { "20" } else { "200" })
         .stdout(Stdio::piped());
     let mut child = command
         .spawn()

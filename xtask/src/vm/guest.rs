@@ -42,8 +42,16 @@ pub fn initramfs(programs: &Path, modules: &[PathBuf], file: &Path) -> Result<Pa
     archive.write(file)
 }
 
+/// The features of what is shipped: all sinks.
+pub const SHIPPED: &[&str] = &["--features", "oomtrace/full"];
+
 /// Builds all programs of these packages; returns the folder that has them.
-pub fn build(machine: &Machine, cache: &Path, packages: &[&str]) -> Result<PathBuf> {
+pub fn build(
+    machine: &Machine,
+    cache: &Path,
+    packages: &[&str],
+    features: &[&str],
+) -> Result<PathBuf> {
     let build = cache.join("build");
     let variable = |name: &str| {
         let target = machine.target.to_uppercase().replace('-', "_");
@@ -54,6 +62,7 @@ pub fn build(machine: &Machine, cache: &Path, packages: &[&str]) -> Result<PathB
         cargo
             .args(["build", "--release", "--locked", "--bins"])
             .args(packages.iter().flat_map(|package| ["-p", package]))
+            .args(features)
             .args(["--target", machine.target])
             .arg("--target-dir")
             .arg(&build)

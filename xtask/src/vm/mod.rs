@@ -14,9 +14,9 @@ use anyhow::{Result, bail};
 
 pub use self::{
     apt::{Apt, extract},
-    guest::{Archive, build},
+    guest::{Archive, SHIPPED, build},
     kernels::{Image, Kernel},
-    machine::{Root, Tally, boot},
+    machine::{AARCH64, Machine, Root, Tally, X86_64, boot},
     results::Cell,
 };
 use self::{
@@ -152,7 +152,7 @@ pub fn boot_all(args: &Args) -> Result<Tally> {
         let machine = kernel.machine;
         if !programs.contains_key(machine.target) {
             install::packages(machine.needs)?;
-            let built = guest::build(machine, &cache, &["oomtrace", "oomtrace-tests"])?;
+            let built = guest::build(machine, &cache, &["oomtrace", "oomtrace-tests"], &[])?;
             programs.insert(machine.target, built);
         }
     }

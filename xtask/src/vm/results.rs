@@ -78,10 +78,22 @@ impl Cell {
         Ok(tally)
     }
 
+    /// Whether the kernel printed between the bytes of the guest.
+    fn is_spoiled(&self, scenario: &str) -> bool {
+        let events = self.recorded.get(&format!("{scenario}.jsonl"));
+        let mut lines = events.iter().flat_map(|text| text.lines());
+        lines.any(|line| serde_json::from_str::<Value>(line).is_err())
+    }
+
     /// Writes the files to keep.
     fn write_recorded(&self, folder: &Path) -> Result<()> {
         fs::create_dir_all(folder)?;
         for (name, text) in &self.recorded {
+            let scenario = name.split('.').next().unwrap_or(name);
+            if self.is_spoiled(scenario) {
+                println!("  {name} is not kept: the kernel printed in between");
+                continue;
+            }
             let file = folder.join(format!("{name}.gz"));
             // Without a time of its own, so that the same bytes make the same file.
             let mut packed = GzEncoder::new(Vec::new(), Compression::best());

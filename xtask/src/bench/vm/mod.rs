@@ -94,7 +94,7 @@ pub fn run(kernel: &str, quick: bool) -> Result<Report> {
     install::packages(kernel.machine.needs)?;
     eprintln!("bench: {} and packages", image.origin);
     let userland = userland::unpack(&kernel, &image, &cache)?;
-    let programs = vm::build(kernel.machine, &cache, &["oomtrace", "xtask"])?;
+    let programs = vm::build(kernel.machine, &cache, &["oomtrace", "xtask"], &[])?;
     let mut archive = Archive::default();
     archive.add_tree(&userland.root, Path::new(""))?;
     archive.add_program(&programs.join("xtask"), "init")?;
