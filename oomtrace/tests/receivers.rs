@@ -899,8 +899,12 @@ mod otlp {
 
     /// A collector, with its addresses for HTTP and for gRPC.
     fn collector(place: &Place) -> Option<(Process, u16, u16)> {
-        let agent = program("rotel", packaged("rotel/rotel-agent"))?;
         let (http, grpc) = (port(), port());
+        Some((collector_at(place, http, grpc)?, http, grpc))
+    }
+
+    fn collector_at(place: &Place, http: u16, grpc: u16) -> Option<Process> {
+        let agent = program("rotel", packaged("rotel/rotel-agent"))?;
         let mut command = Command::new(agent);
         command
             .args(["start", "--exporter", "blackhole", "--debug-log", "logs"])
@@ -912,7 +916,7 @@ mod otlp {
         wait_for("the collector", || {
             TcpStream::connect(("127.0.0.1", grpc)).ok()
         });
-        Some((process, http, grpc))
+        Some(process)
     }
 
     /// A real collector for OpenTelemetry takes every record, by HTTP and by gRPC, and reads what was
@@ -980,5 +984,82 @@ mod otlp {
             let text = place.read("collected");
             (text.matches("oomtrace.event_id").count() == 3).then_some(())
         });
+    }
+
+    /// nginx before the collector: it asks for a certificate, takes no large bodies, ends a connection after
+    /// a few requests, and has a page for every error. What of that is no record's fault is tried again.
+    #[test]
+    fn behind_nginx() {
+        let Some(nginx) = program("nginx", Some("/usr/sbin/nginx".into())) else {
+            return;
+        };
+        let place = Place::new();
+        certificates(place.folder.path());
+        let (front, http, grpc) = (port(), port(), port());
+        let config = format!(
+            "daemon off; master_process off; pid DIR/pid; error_log DIR/nginx.log; events {{}}
+             http {{
+               log_format brief '$server_protocol $ssl_client_s_dn $status';
+               access_log DIR/access.log brief;
+               client_body_temp_path DIR/body; proxy_temp_path DIR/proxy; fastcgi_temp_path DIR/fastcgi;
+               uwsgi_temp_path DIR/uwsgi; scgi_temp_path DIR/scgi;
+               client_max_body_size 100k; keepalive_requests 3;
+               server {{
+                 listen 127.0.0.1:{front} ssl http2;
+                 ssl_certificate DIR/good.pem; ssl_certificate_key DIR/good.key;
+                 ssl_client_certificate DIR/ca.pem; ssl_verify_client on;
+                 location /v1/logs {{ proxy_pass http://127.0.0.1:{http}; }}
+                 location / {{ grpc_pass grpc://127.0.0.1:{grpc}; }}
+               }}
+             }}"
+        );
+        let folder = place.folder.path().display().to_string();
+        fs::write(place.path("nginx.conf"), config.replace("DIR", &folder)).unwrap();
+        let mut command = Command::new(nginx);
+        command
+            .arg("-e")
+            .arg(place.path("nginx.log"))
+            .arg("-c")
+            .arg(place.path("nginx.conf"));
+        let _nginx = Process::start(&mut command, &place.path("nginx.out"), front);
+        let sink = |preset: &str, scheme: &str, certificate: &str| {
+            place.config(&format!(
+                "[sinks.otel]\ntype = \"http\"\npreset = \"{preset}\"\n\
+                 url = \"{scheme}://localhost:{front}\"\n{certificate}\n"
+            ));
+        };
+        let nobody = "ca_file = \"DIR/ca.pem\"";
+        let ours =
+            "ca_file = \"DIR/ca.pem\"\ncert_file = \"DIR/good.pem\"\nkey_file = \"DIR/good.key\"";
+        for (preset, protocol, no_tls) in [
+            ("otlp", "HTTP/1.1", "400"),
+            ("otlp-grpc", "HTTP/2.0", "frame with invalid size"),
+        ] {
+            let _ = fs::remove_file(place.path("collected"));
+            for (scheme, certificate, expected) in [
+                ("http", "", no_tls),
+                ("https", nobody, "400"),
+                ("https", ours, "502"),
+            ] {
+                sink(preset, scheme, certificate);
+                let said = refusal(&place);
+                assert!(said.contains(expected), "{preset}, {scheme}: {said}");
+                assert!(said.contains("they wait on disk"), "{said}");
+            }
+            let Some(_collector) = collector_at(&place, http, grpc) else {
+                return;
+            };
+            place.delivered(&events(100));
+            wait_for("the records", || {
+                let text = place.read("collected");
+                (text.matches("oomtrace.event_id").count() == 109).then_some(())
+            });
+            assert!(!place.path("spool/otel/refused.jsonl").exists());
+            let said = place.read("access.log");
+            for line in ["413", "200"] {
+                let line = format!("{protocol} CN=localhost {line}");
+                assert!(said.contains(&line), "{line}: {said}");
+            }
+        }
     }
 }

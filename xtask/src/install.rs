@@ -19,7 +19,7 @@ pub struct Need {
 }
 
 /// What virtual machines take is in `vm::machine`.
-const NEEDS: [Need; 12] = [
+const NEEDS: [Need; 13] = [
     Need {
         package: "bpftrace",
         has: "bpftrace",
@@ -31,6 +31,10 @@ const NEEDS: [Need; 12] = [
     Need {
         package: "gcc",
         has: "cc",
+    },
+    Need {
+        package: "nginx-light",
+        has: "/usr/sbin/nginx",
     },
     Need {
         package: "openssl",

@@ -457,17 +457,11 @@ impl Sink {
             }
             answer => answer,
         };
-        let (status, after, answer) = match answer {
-            Ok((status, headers, body)) => {
-                let after = retry_after(&headers);
-                let answer = read(body, patience)
-                    .await
-                    .map_err(|error| self.later(error))?;
-                (status, after, answer)
-            }
-            Err(error) => return Err(self.later(error)),
-        };
-        self.judge(status, after, &answer)?;
+        let (status, headers, answer) = answer.map_err(|error| self.later(error))?;
+        let answer = read(answer, patience)
+            .await
+            .map_err(|error| self.later(error))?;
+        self.judge(status, &headers, &answer)?;
         self.connection = Some(connection);
         Ok(())
     }
@@ -482,12 +476,7 @@ impl Sink {
         connect.await.map_err(|error| self.later(error))
     }
 
-    fn judge(
-        &self,
-        status: StatusCode,
-        after: Option<Duration>,
-        answer: &[u8],
-    ) -> Result<(), Failure> {
+    fn judge(&self, status: StatusCode, headers: &HeaderMap, answer: &[u8]) -> Result<(), Failure> {
         let said = || {
             let text = String::from_utf8_lossy(answer);
             let text: String = text
@@ -507,13 +496,19 @@ impl Sink {
                 _ => Ok(()),
             };
         }
+        // Receivers of records do not answer with pages for people. A front does, of a client that has
+        // no certificate, or speaks no TLS: that is not the record's fault.
+        let page = headers
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|it| it.as_bytes().starts_with(b"text/html"));
         match status {
-            StatusCode::BAD_REQUEST
-            | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::UNPROCESSABLE_ENTITY => Err(Failure::Refused(said())),
+            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Err(Failure::Refused(said()))
+            }
+            StatusCode::BAD_REQUEST if !page => Err(Failure::Refused(said())),
             _ => Err(Failure::Later {
                 why: format!("{}: {}", self.settings.url.0, said()),
-                after,
+                after: retry_after(headers),
             }),
         }
     }

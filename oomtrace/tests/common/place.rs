@@ -111,7 +111,7 @@ impl Place {
     }
 
     pub fn delivered(&self, events: &[String]) {
-        let output = self.deliver(events, &[]);
+        let output = self.deliver(events, &["--timeout", "120s"]);
         assert!(output.status.success(), "{output:?}");
     }
 }

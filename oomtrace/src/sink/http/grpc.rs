@@ -1,7 +1,8 @@
 //! OpenTelemetry's log records by gRPC (OTLP/gRPC).
 
 use std::{
-    error, future, io,
+    error,
+    pin::Pin,
     task::{Context, Poll},
 };
 
@@ -27,22 +28,29 @@ use crate::{
 /// What is called.
 pub(super) const METHOD: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 
-/// A connection that is there, to be taken once.
-struct Connected(Option<Box<dyn Stream>>);
+/// Connects, and again where the server has closed a connection between two requests, with what the files
+/// of secrets hold then.
+struct Connector(Settings);
 
-impl Service<Uri> for Connected {
+impl Service<Uri> for Connector {
     type Response = TokioIo<Box<dyn Stream>>;
-    type Error = io::Error;
-    type Future = future::Ready<io::Result<Self::Response>>;
+    type Error = net::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, net::Error>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), net::Error>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let taken = self.0.take().map(TokioIo::new);
-        // A new one is made by us, with what the files of secrets hold then.
-        future::ready(taken.ok_or_else(|| io::Error::other("the connection broke")))
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let tls = uri.scheme_str() == Some("https");
+        let mut credentials = self.0.credentials();
+        credentials.protocol = Some("h2");
+        Box::pin(async move {
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let port = uri.port_u16().unwrap_or(4317);
+            let stream = net::connect(host, port, tls.then_some(&credentials)).await?;
+            Ok(TokioIo::new(stream))
+        })
     }
 }
 
@@ -69,19 +77,9 @@ fn later(settings: &Settings, why: impl std::fmt::Display) -> Failure {
 }
 
 async fn connect(settings: &Settings) -> Result<Channel, Failure> {
-    let address = &settings.url.0;
-    let uri: Uri = address.parse().map_err(|error| later(settings, error))?;
-    let tls = uri.scheme_str() == Some("https");
-    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = uri.port_u16().unwrap_or(4317);
-    let mut credentials = settings.credentials();
-    credentials.protocol = Some("h2");
-    let stream = net::connect(host, port, tls.then_some(&credentials))
-        .await
-        .map_err(|error| later(settings, error))?;
-    Endpoint::from_shared(address.clone())
+    Endpoint::from_shared(settings.url.0.clone())
         .map_err(|error| later(settings, innermost(&error)))?
-        .connect_with_connector(Connected(Some(stream)))
+        .connect_with_connector(Connector(settings.clone()))
         .await
         .map_err(|error| later(settings, innermost(&error)))
 }
@@ -120,6 +118,12 @@ fn judge(settings: &Settings, status: &Status) -> Failure {
     match (status.code(), after) {
         // Without a time to come back, it means that the message is too large.
         (Code::InvalidArgument, _) | (Code::ResourceExhausted, None) => Failure::Refused(why),
+        // The same of a front that speaks HTTP only, as tonic tells of its answer with a page or without.
+        (Code::Internal | Code::Unknown, _)
+            if why.contains("status: 413 ") || why.ends_with("status code 413") =>
+        {
+            Failure::Refused(why)
+        }
         (_, after) => Failure::Later {
             why,
             after: after.map(|after| after.min(LONGEST_WAIT)),
