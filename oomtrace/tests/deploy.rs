@@ -34,7 +34,7 @@ fn run(program: &str, args: &[&str], folder: &Path) -> bool {
 /// Prometheus reads the rules, and they fire when they should.
 #[test]
 fn alerts() {
-    let folder = deploy("prometheus");
+    let folder = deploy("helm/oomtrace/monitoring");
     run(
         "promtool",
         &["check", "rules", "oomtrace.rules.yml"],
@@ -56,7 +56,7 @@ fn what_there_is() {
     let there = metrics(source);
     let manual = include_str!("../../docs/delivery.md");
     assert_eq!(metrics(manual), there);
-    let rules = fs::read_to_string(deploy("prometheus/oomtrace.rules.yml")).unwrap();
+    let rules = fs::read_to_string(deploy("helm/oomtrace/monitoring/oomtrace.rules.yml")).unwrap();
     let missing: Vec<_> = metrics(&rules).difference(&there).copied().collect();
     assert!(missing.is_empty(), "{missing:?}");
 }
@@ -94,7 +94,7 @@ fn manual() -> BTreeMap<&'static str, BTreeSet<&'static str>> {
 fn dashboard() {
     // Which target a series came from.
     const TARGET: [&str; 1] = ["instance"];
-    let text = fs::read_to_string(deploy("grafana/oomtrace.json")).unwrap();
+    let text = fs::read_to_string(deploy("helm/oomtrace/monitoring/oomtrace.json")).unwrap();
     let board: serde_json::Value = serde_json::from_str(&text).unwrap();
     let manual = manual();
     let mut rules = "groups:\n- name: dashboard\n  rules:\n".to_owned();

@@ -93,6 +93,7 @@ live! {
     pretty_is_safe
     agent_reloads
     agent_is_watchable
+    prometheus_watches_the_agent
     agent_has_a_dead_sink
     not_root
     one_capability_is_too_few

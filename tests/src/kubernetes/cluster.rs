@@ -152,7 +152,12 @@ impl Cluster {
             if let Some(api) = &mut self.api {
                 api.lives()?;
             }
-            Ok(self.client.curl("GET", "/readyz", None)? == "ok")
+            // It makes this one when it is ready, and refuses pods before.
+            Ok(self.client.curl("GET", "/readyz", None)? == "ok"
+                && self
+                    .client
+                    .curl("GET", "/api/v1/namespaces/default", None)
+                    .is_ok())
         })
     }
 

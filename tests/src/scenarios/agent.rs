@@ -41,7 +41,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 ];
 
 /// The agent, with this configuration.
-fn agent(env: &Env, config: &Path) -> Result<Tracer> {
+pub(super) fn agent(env: &Env, config: &Path) -> Result<Tracer> {
     let mut command = Command::new(&env.oomtrace);
     command.args(["agent", "--config"]).arg(config);
     Tracer::spawn(env, command)

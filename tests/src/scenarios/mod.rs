@@ -14,6 +14,7 @@ mod names;
 mod output;
 mod paths;
 mod privileges;
+mod prometheus;
 mod rank;
 mod rungs;
 mod stopping;
@@ -126,6 +127,7 @@ pub fn all() -> Vec<Scenario> {
         stopping::SCENARIOS,
         output::SCENARIOS,
         agent::SCENARIOS,
+        prometheus::SCENARIOS,
         privileges::SCENARIOS,
         bad_input::SCENARIOS,
         command_line::SCENARIOS,

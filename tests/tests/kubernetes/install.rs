@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::environment;
 
-const RULES: &str = include_str!("../../../deploy/prometheus/oomtrace.rules.yml");
-const DASHBOARD: &str = include_str!("../../../deploy/grafana/oomtrace.json");
+const RULES: &str = include_str!("../../../deploy/helm/oomtrace/monitoring/oomtrace.rules.yml");
+const DASHBOARD: &str = include_str!("../../../deploy/helm/oomtrace/monitoring/oomtrace.json");
 
 /// The API server takes what the chart makes, in each of its shapes, and drops no field of it.
 #[test]
