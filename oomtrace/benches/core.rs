@@ -5,7 +5,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a bench that cannot go on has failed")]
 
-use std::{fs, hint::black_box, sync::Arc, time::Duration};
+use std::{
+    fs,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use oomtrace::{
@@ -355,15 +360,25 @@ fn latency(criterion: &mut Criterion) {
         let sinks = Config::parse(&text, &[], "the bench").unwrap().sinks;
         let delivery = Delivery::start(sinks).unwrap();
         let mut length = 0;
+        let mut all = Vec::new();
         group.bench_function(name, |bench| {
             bench.iter(|| {
+                let begun = Instant::now();
                 delivery.push(bytes.trim_ascii_end());
                 length += bytes.len() as u64;
                 while fs::metadata(&path).map_or(0, |file| file.len()) < length {
                     std::thread::yield_now();
                 }
+                all.push(begun.elapsed());
             });
         });
+        all.sort_unstable();
+        // Criterion tells of means only.
+        let [middle, high] = [50, 99].map(|percent| all.get(all.len() * percent / 100));
+        println!(
+            "median {middle:?}, 99th percentile {high:?}, of {}",
+            all.len()
+        );
         drop(delivery.close(Some(Duration::ZERO)));
     }
 }

@@ -59,8 +59,12 @@ impl Inlet {
         let mut state = self.state();
         state.bytes += message.bytes();
         state.messages.push_back(message);
+        let first = state.messages.len() == 1;
         drop(state);
-        self.filled.notify_one();
+        // Whoever takes does not wait while something is there, and to wake is a system call.
+        if first {
+            self.filled.notify_one();
+        }
     }
 
     pub fn has_room(&self) -> bool {

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, Signal, kill_process},
@@ -265,11 +265,16 @@ impl<'a> Running<'a> {
     /// Ends it as Ctrl-C would, and returns what it still had to say.
     pub fn stop(mut self) -> Result<Vec<Line>> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.context("a process id")?, Signal::INT)
-            .with_context(|| format!("stopping {}", self.tool))?;
+        let pid = pid.context("a process id")?;
+        let deadline = Instant::now() + PATIENCE;
         let mut lines = Vec::new();
-        while let Some(line) = self.next(PATIENCE)? {
-            lines.push(line);
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "{} does not end", self.tool);
+            // bpftrace does not notice one that comes just before it begins to wait.
+            kill_process(pid, Signal::INT).with_context(|| format!("stopping {}", self.tool))?;
+            while let Some(line) = self.next(Duration::from_secs(1))? {
+                lines.push(line);
+            }
         }
         Ok(lines)
     }
