@@ -169,7 +169,8 @@ consumer.assign(parts)
 consumer.seek_to_beginning(*parts)
 ends = consumer.end_offsets(parts)
 while any(consumer.position(part) < ends[part] for part in parts):
-    for part, records in consumer.poll(1000).items():
+    # All that was fetched: of a batch that is read in pieces Tansu forgets the rest.
+    for part, records in consumer.poll(1000, max_records=1 << 30).items():
         for record in records:
             headers = dict(record.headers)
             sys.stdout.write(' '.join([str(part.partition), record.key.decode(),
