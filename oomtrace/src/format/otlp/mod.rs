@@ -67,6 +67,7 @@ fn resource(node: &Node) -> Resource {
 
 fn record(event: &Event) -> Option<LogRecord> {
     let native = native(event)?;
+    let event_name = format!("oomtrace.{}", native["kind"].as_str().unwrap_or_default());
     let Subject {
         pid,
         comm,
@@ -94,7 +95,7 @@ fn record(event: &Event) -> Option<LogRecord> {
         for (key, value) in pod.iter().flat_map(|pod| &pod.labels) {
             attributes.insert(format!("k8s.pod.label.{key}"), value.as_str().into());
         }
-        flatten("oomtrace", native.clone(), attributes);
+        flatten("oomtrace", native, attributes);
     }
     let severity = Severity::of(event);
     Some(LogRecord {
@@ -107,7 +108,7 @@ fn record(event: &Event) -> Option<LogRecord> {
         severity_text: severity.name().to_owned(),
         body: any(message(event).into()),
         attributes: key_values(attributes),
-        event_name: format!("oomtrace.{}", native["kind"].as_str().unwrap_or_default()),
+        event_name,
     })
 }
 
