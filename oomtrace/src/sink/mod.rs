@@ -271,6 +271,7 @@ fn encode(format: Format, item: &Item, out: &mut Vec<u8>) -> Result<(), Failure>
 }
 
 /// A record as `format` wants it, without a newline.
+#[cfg(any(feature = "http", feature = "kafka", feature = "nats"))]
 fn encoded(format: Format, item: &Item) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::with_capacity(item.len() + 1);
     encode(format, item, &mut bytes)?;
