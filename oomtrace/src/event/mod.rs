@@ -7,6 +7,7 @@
 mod gfp;
 mod id;
 mod killers;
+mod read;
 mod time;
 mod verdict;
 
@@ -28,7 +29,7 @@ use crate::cgroup::{self, Level, Placement, QosClass};
 pub const SCHEMA: &str = "oomtrace.event/v1";
 
 /// One record of the stream.
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Event {
     /// The OOM killer killed a process.

@@ -6,7 +6,7 @@ mod proto;
 #[cfg(feature = "grpc")]
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use self::proto::{
     AnyValue, KeyValue, KeyValues, Kind, LogRecord, Resource, ResourceLogs, Scope, ScopeLogs,
@@ -75,7 +75,7 @@ fn record(event: &Event) -> Option<LogRecord> {
         container,
         pod,
     } = Subject::of(event);
-    let mut attributes = json!({
+    let mut attributes = key_values(json!({
         "process.pid": pid,
         "process.executable.name": comm,
         "process.executable.path": victim.map(|victim| &victim.exe),
@@ -90,13 +90,12 @@ fn record(event: &Event) -> Option<LogRecord> {
         "k8s.namespace.name": pod.map(|pod| &pod.namespace),
         "k8s.pod.name": pod.map(|pod| &pod.name),
         "k8s.pod.uid": pod.map(|pod| &pod.uid),
-    });
-    if let Value::Object(attributes) = &mut attributes {
-        for (key, value) in pod.iter().flat_map(|pod| &pod.labels) {
-            attributes.insert(format!("k8s.pod.label.{key}"), value.as_str().into());
-        }
-        flatten("oomtrace", native, attributes);
+    }));
+    for (key, value) in pod.iter().flat_map(|pod| &pod.labels) {
+        let key = format!("k8s.pod.label.{key}");
+        flatten(key, value.as_str().into(), &mut attributes);
     }
+    flatten("oomtrace".to_owned(), native, &mut attributes);
     let severity = Severity::of(event);
     Some(LogRecord {
         time_unix_nano: event.head().unix_ns().unwrap_or(0),
@@ -107,21 +106,25 @@ fn record(event: &Event) -> Option<LogRecord> {
         },
         severity_text: severity.name().to_owned(),
         body: any(message(event).into()),
-        attributes: key_values(attributes),
+        attributes,
         event_name,
     })
 }
 
-/// Adds what is in objects by its path; lists stay lists.
-fn flatten(path: &str, value: Value, into: &mut Map<String, Value>) {
+/// Adds what is known, of objects by its path; lists stay lists.
+fn flatten(path: String, value: Value, into: &mut Vec<KeyValue>) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                flatten(&format!("{path}.{name}"), member, into);
+                flatten(format!("{path}.{name}"), member, into);
             }
         }
         value => {
-            into.insert(path.to_owned(), value);
+            let known = any(value).map(|value| KeyValue {
+                key: path,
+                value: Some(value),
+            });
+            into.extend(known);
         }
     }
 }
