@@ -93,8 +93,8 @@ live! {
     pretty_is_safe
     agent_reloads
     agent_is_watchable
-    prometheus_watches_the_agent
     agent_has_a_dead_sink
+    prometheus_watches_the_agent
     not_root
     one_capability_is_too_few
     three_capabilities_suffice
