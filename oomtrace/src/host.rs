@@ -4,6 +4,7 @@
 use std::{
     fmt::Write as _,
     fs::{self, File},
+    io,
     os::unix::fs::FileExt,
     path::Path,
     str::FromStr,
@@ -202,10 +203,11 @@ pub fn vmstat_oom_kills() -> Option<u64> {
 ///
 /// # Errors
 /// When `/proc` is not mounted.
-pub fn random_uuid() -> std::io::Result<String> {
-    Ok(fs::read_to_string("/proc/sys/kernel/random/uuid")?
-        .trim_end()
-        .to_owned())
+pub fn random_uuid() -> io::Result<String> {
+    const FILE: &str = "/proc/sys/kernel/random/uuid";
+    let text = fs::read_to_string(FILE)
+        .map_err(|error| io::Error::new(error.kind(), format!("{FILE}: {error}")))?;
+    Ok(text.trim_end().to_owned())
 }
 
 /// Resident memory of this process.
