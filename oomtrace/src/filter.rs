@@ -2,12 +2,11 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     cgroup::QosClass,
-    event::{Event, OomKill, Pod, Scope, VerdictCode},
+    event::{Event, Kind, OomKill, Pod, Scope, VerdictCode},
     event_log::like,
 };
 
@@ -54,29 +53,6 @@ pub struct Filter {
     #[arg(long, value_enum, ignore_case = true, value_name = "CODE")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub verdict: Vec<VerdictCode>,
-}
-
-/// A kind of records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
-#[serde(rename_all = "snake_case")]
-#[value(rename_all = "snake_case")]
-pub enum Kind {
-    /// A process was killed.
-    OomKill,
-    /// A task that was exiting was marked.
-    OomMark,
-    /// What became of a victim.
-    OomOutcome,
-    /// What became known of a kill later.
-    Enrichment,
-    /// The kubelet evicted a pod.
-    PodEviction,
-    /// A program killed a cgroup.
-    UserspaceKill,
-    /// Records were lost.
-    Loss,
-    /// The tracer itself.
-    Status,
 }
 
 impl Filter {

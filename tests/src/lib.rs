@@ -37,6 +37,15 @@ use rustix::fs::{FlockOperation, flock};
 /// How long anything may take that takes milliseconds on an idle machine.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Why something is left out, where that may be.
+///
+/// # Errors
+/// Where all that the tests need is there (`OOMTRACE_NO_SKIP`).
+pub fn may_skip(why: &str) -> Result<String> {
+    ensure!(env::var_os("OOMTRACE_NO_SKIP").is_none(), "{why}");
+    Ok(why.to_owned())
+}
+
 /// What scenarios run with.
 #[derive(Clone, Debug)]
 pub struct Env {

@@ -73,7 +73,7 @@ fn node(matrix: bool) -> Result<Tally> {
 /// Builds the program with all sinks, as it is shipped.
 pub fn shipped() -> Result<PathBuf> {
     let build = ["build", "--release", "--locked", "--package", "oomtrace"];
-    sh::run(sh::cargo().args(build).args(["--features", "full"]))?;
+    sh::run(sh::cargo().args(build).args(vm::SHIPPED))?;
     Ok(sh::target().join("release/oomtrace"))
 }
 
@@ -91,9 +91,8 @@ fn cargo_test(fast: bool, whole: bool) -> Result<(u64, u64)> {
             "--exclude",
             "oomtrace-ebpf",
             "--locked",
-            "--features",
-            "oomtrace/full",
         ])
+        .args(vm::SHIPPED)
         // One failure shall not hide the others.
         .arg("--no-fail-fast")
         // Real kills are watched by the program as it is shipped.

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Item, SinkSettings};
+use super::{Item, SinkSettings, take_some};
 use crate::sink::QUEUE_BYTES;
 
 /// Messages that are taken at once, at most.
@@ -106,15 +106,7 @@ impl Inlet {
                 .wait(state)
                 .unwrap_or_else(PoisonError::into_inner);
         }
-        let mut taken = Vec::new();
-        let mut bytes = 0;
-        while taken.len() < AT_ONCE
-            && bytes < BYTES_AT_ONCE
-            && let Some(message) = state.messages.pop_front()
-        {
-            bytes += message.bytes();
-            taken.push(message);
-        }
+        let (taken, bytes) = take_some(&mut state.messages, AT_ONCE, BYTES_AT_ONCE, Message::bytes);
         state.bytes -= bytes;
         state.busy = true;
         // A long queue is not kept once it is taken.

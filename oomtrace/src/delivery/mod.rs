@@ -14,7 +14,7 @@ pub mod spool;
 mod worker;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt, io,
     ops::AddAssign,
     sync::{Arc, Mutex, PoisonError},
@@ -42,6 +42,25 @@ const LOOK: Duration = Duration::from_millis(2);
 /// Whether a record is a kill: its kind stands first.
 fn is_kill(record: &[u8]) -> bool {
     record.starts_with(br#"{"kind":"oom_kill""#)
+}
+
+/// Takes what is oldest, until there are `most`, or `most_bytes` are reached. Returns the bytes, too.
+fn take_some<T>(
+    from: &mut VecDeque<T>,
+    most: usize,
+    most_bytes: usize,
+    size: impl Fn(&T) -> usize,
+) -> (Vec<T>, usize) {
+    let mut taken = Vec::new();
+    let mut bytes = 0;
+    while taken.len() < most
+        && bytes < most_bytes
+        && let Some(next) = from.pop_front()
+    {
+        bytes += size(&next);
+        taken.push(next);
+    }
+    (taken, bytes)
 }
 
 /// How much was lost.

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Item, Lost, is_kill, spool::Spool};
+use super::{Item, Lost, is_kill, spool::Spool, take_some};
 use crate::event::{SinkState, SinkStatus};
 
 /// How long a disk that fails is left alone.
@@ -423,15 +423,7 @@ impl State {
                 Err(error) => self.disk_failed(&error),
             }
         }
-        let mut items = Vec::new();
-        let mut bytes = 0;
-        while items.len() < BATCH
-            && bytes < BATCH_BYTES
-            && let Some(item) = self.memory.pop_front()
-        {
-            bytes += item.len();
-            items.push(item);
-        }
+        let (items, bytes) = take_some(&mut self.memory, BATCH, BATCH_BYTES, |item| item.len());
         self.memory_bytes -= bytes;
         (!items.is_empty()).then_some(Batch {
             items,

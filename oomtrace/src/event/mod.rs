@@ -52,6 +52,29 @@ pub enum Event {
     Status(Box<Status>),
 }
 
+/// A kind of records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+#[value(rename_all = "snake_case")]
+pub enum Kind {
+    /// A process was killed.
+    OomKill,
+    /// A task that was exiting was marked.
+    OomMark,
+    /// What became of a victim.
+    OomOutcome,
+    /// What became known of a kill later.
+    Enrichment,
+    /// The kubelet evicted a pod.
+    PodEviction,
+    /// A program killed a cgroup.
+    UserspaceKill,
+    /// Records were lost.
+    Loss,
+    /// The tracer itself.
+    Status,
+}
+
 impl Event {
     /// What every record begins with.
     pub fn head(&self) -> &Head {

@@ -9,20 +9,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use super::Event;
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Kind {
-    OomKill,
-    OomMark,
-    OomOutcome,
-    Enrichment,
-    PodEviction,
-    UserspaceKill,
-    Loss,
-    Status,
-}
+use super::{Event, Kind};
 
 impl Kind {
     fn read<'de, D: Deserializer<'de>>(self, fields: D) -> Result<Event, D::Error> {

@@ -1,7 +1,7 @@
 //! The agent: real kills, into sinks of a configuration that changes while it runs.
 
 use std::{
-    env, fs,
+    fs,
     io::{Read as _, Write as _},
     net::{TcpListener, TcpStream},
     path::Path,
@@ -14,7 +14,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use super::{Needs, Outcome, Scenario, output::kill_one};
-use crate::{Env, PATIENCE, tracer::Tracer, victim::Look};
+use crate::{Env, PATIENCE, may_skip, tracer::Tracer, victim::Look};
 
 pub(super) const SCENARIOS: &[Scenario] = &[
     Scenario {
@@ -40,6 +40,17 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
+/// Writes a configuration: an agent that tells of everything on its standard output, and `more`.
+pub(super) fn configure(env: &Env, folder: &Path, heartbeat: &str, more: &str) -> Result<()> {
+    let hooks = env.hooks.as_deref().unwrap_or("all");
+    let text = format!(
+        "[tracer]\nheartbeat = {heartbeat:?}\nhooks = {hooks:?}\n[spool]\ndirectory = {:?}\n\
+         [sinks.out]\ntype = \"stdout\"\n{more}",
+        folder.join("spool")
+    );
+    Ok(fs::write(folder.join("config.toml"), text)?)
+}
+
 /// The agent, with this configuration.
 pub(super) fn agent(env: &Env, config: &Path) -> Result<Tracer> {
     let mut command = Command::new(&env.oomtrace);
@@ -57,14 +68,9 @@ fn agent_is_watchable(env: &Env) -> Result<Outcome> {
     drop(listener);
     let folder = tempfile::tempdir().context("a folder")?;
     let path = |name: &str| folder.path().join(name);
-    let hooks = env.hooks.as_deref().unwrap_or("all");
     let config = |dead: &str| {
-        let text = format!(
-            "[tracer]\nheartbeat = \"1s\"\nhooks = {hooks:?}\n[spool]\ndirectory = {:?}\n\
-             [metrics]\nlisten = \"{address}\"\n[sinks.out]\ntype = \"stdout\"\n{dead}",
-            path("spool")
-        );
-        fs::write(path("config.toml"), text)
+        let more = format!("[metrics]\nlisten = \"{address}\"\n{dead}");
+        configure(env, folder.path(), "1s", &more)
     };
     config(&format!(
         "[sinks.dead]\ntype = \"syslog\"\naddress = \"unix://{}\"\n",
@@ -135,11 +141,10 @@ fn promtool(page: &str) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn();
     let Ok(mut child) = child else {
-        ensure!(
-            env::var_os("OOMTRACE_NO_SKIP").is_none(),
-            "promtool is not installed"
+        println!(
+            "{}: its check is left out",
+            may_skip("promtool is not installed")?
         );
-        println!("promtool is not installed: its check is left out");
         return Ok(());
     };
     let mut stdin = child.stdin.take().context("its input")?;
@@ -157,18 +162,15 @@ fn promtool(page: &str) -> Result<()> {
 fn agent_has_a_dead_sink(env: &Env) -> Result<Outcome> {
     let folder = tempfile::tempdir().context("a folder")?;
     let path = |name: &str| folder.path().join(name);
-    let hooks = env.hooks.as_deref().unwrap_or("all");
     // Nobody listens there.
-    let text = format!(
-        "[tracer]\nheartbeat = \"20ms\"\nhooks = {hooks:?}\n[spool]\ndirectory = {:?}\n\
-         [sinks.out]\ntype = \"stdout\"\n[sinks.file]\ntype = \"file\"\npath = {:?}\n\
+    let more = format!(
+        "[sinks.file]\ntype = \"file\"\npath = {:?}\n\
          [sinks.dead]\ntype = \"syslog\"\naddress = \"unix://{}\"\nspool = false\n\
          memory_max = \"64KiB\"\n",
-        path("spool"),
         path("file"),
         path("nobody").display()
     );
-    fs::write(path("config.toml"), text)?;
+    configure(env, folder.path(), "20ms", &more)?;
     let mut tracer = agent(env, &path("config.toml"))?;
     let pid = kill_one(env, &Look::default())?;
     tracer.wait_for("the kill", |record| {
@@ -225,15 +227,7 @@ fn agent_reloads(env: &Env) -> Result<Outcome> {
         let path = path(name);
         format!("[sinks.{name}]\ntype = \"file\"\npath = {path:?}\n")
     };
-    let hooks = env.hooks.as_deref().unwrap_or("all");
-    let config = |sinks: &str| {
-        let text = format!(
-            "[tracer]\nheartbeat = \"1s\"\nhooks = {hooks:?}\n[spool]\ndirectory = {:?}\n\
-             [sinks.out]\ntype = \"stdout\"\n{sinks}",
-            path("spool")
-        );
-        fs::write(path("config.toml"), text)
-    };
+    let config = |sinks: &str| configure(env, folder.path(), "1s", sinks);
     config(&(file("first") + &file("second")))?;
     let mut tracer = agent(env, &path("config.toml"))?;
     let mut pids = vec![kill_one(env, &Look::default())?];

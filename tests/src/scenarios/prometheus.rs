@@ -1,14 +1,19 @@
 //! The agent's numbers in a real Prometheus, as the dashboard and the alerts ask for them.
 
-use std::{env, fs, net::TcpListener, path::Path, process::Command};
+use std::{fs, net::TcpListener, path::Path, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Needs, Outcome, Scenario, agent::agent, output::kill_one};
+use super::{
+    Needs, Outcome, Scenario,
+    agent::{agent, configure},
+    output::kill_one,
+};
 use crate::{
     Env,
     kubernetes::{Server, run, wait_until},
+    may_skip,
     victim::Look,
 };
 
@@ -36,27 +41,18 @@ const QUIET: [&str; 6] = [
 
 fn prometheus_watches_the_agent(env: &Env) -> Result<Outcome> {
     if !Path::new("/usr/bin/prometheus").exists() {
-        ensure!(
-            env::var_os("OOMTRACE_NO_SKIP").is_none(),
-            "prometheus is not installed"
-        );
-        return Ok(Outcome::Skipped("prometheus is not installed".to_owned()));
+        return may_skip("prometheus is not installed").map(Outcome::Skipped);
     }
     let folder = tempfile::tempdir().context("a folder")?;
     let path = |name: &str| folder.path().join(name);
     let free = || -> Result<_> { Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string()) };
     let (address, server) = (free()?, free()?);
-    let hooks = env.hooks.as_deref().unwrap_or("all");
-    fs::write(
-        path("config.toml"),
-        format!(
-            "[tracer]\nheartbeat = \"1s\"\nhooks = {hooks:?}\n[spool]\ndirectory = {:?}\n\
-             [metrics]\nlisten = \"{address}\"\n[sinks.out]\ntype = \"stdout\"\n\
-             [sinks.dead]\ntype = \"syslog\"\naddress = \"unix://{}\"\n",
-            path("spool"),
-            path("nobody").display()
-        ),
-    )?;
+    let more = format!(
+        "[metrics]\nlisten = \"{address}\"\n\
+         [sinks.dead]\ntype = \"syslog\"\naddress = \"unix://{}\"\n",
+        path("nobody").display()
+    );
+    configure(env, folder.path(), "1s", &more)?;
     fs::write(
         path("prometheus.yml"),
         format!(
@@ -123,7 +119,7 @@ fn prometheus_watches_the_agent(env: &Env) -> Result<Outcome> {
             Ok(!ask(&expression)?.is_empty())
         })?;
     }
-    // One kill, and nobody else's.
+    // As many as the stream has.
     let kills = tracer.records.iter().filter(|it| it["kind"] == "oom_kill");
     let kills = kills.count().to_string();
     let counted = ask("sum(oomtrace_oom_kills_total)")?;
