@@ -6,7 +6,7 @@ mod common;
 
 use std::{
     collections::HashSet,
-    env, fs,
+    fs,
     io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::{Path, PathBuf},
@@ -19,7 +19,7 @@ use std::{
 };
 
 use common::place::{
-    PATIENCE, Place, certificates, events, feed, first_of_each, missing, numbered, numbers,
+    PATIENCE, Place, certificates, events, feed, first_of_each, kills, missing, numbered, numbers,
     wait_for,
 };
 use serde_json::Value;
@@ -65,7 +65,7 @@ fn every_sink_gets_everything() {
 /// order.
 #[test]
 fn survives_sigkill() {
-    let rounds = env::var("OOMTRACE_TEST_KILLS").map_or(20, |rounds| rounds.parse().unwrap());
+    let rounds = kills();
     let place = Place::new();
     let receiver = Receiver::start(|_| Answer::Ok);
     place.config(&format!(

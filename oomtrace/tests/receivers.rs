@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::place::{
-    Place, certificates, events, feed, first_of_each, missing, numbered, numbers, wait_for,
+    Place, certificates, events, feed, first_of_each, kills, missing, numbered, numbers, wait_for,
 };
 use serde_json::Value;
 
@@ -128,7 +128,8 @@ fn refusal(place: &Place) -> String {
 
 /// Runs the program again and again, and kills it at moments that nobody foresees; in the end without.
 /// Returns how many events it was given, all of which it must deliver.
-fn killed_again_and_again(place: &Place, rounds: usize) -> HashSet<usize> {
+fn killed_again_and_again(place: &Place) -> HashSet<usize> {
+    let rounds = kills();
     let mut seen = HashSet::new();
     for round in 0..rounds {
         let first = round * 400;
@@ -341,7 +342,7 @@ print(*[(murmur2(key.encode()) & 0x7fffffff) % 3 for key in sys.argv[1:]])";
         cluster.topic();
         let out = "[sinks.out]\ntype = \"stdout\"\n";
         cluster.place.config(&(cluster.sink("") + out));
-        let seen = killed_again_and_again(&cluster.place, 10);
+        let seen = killed_again_and_again(&cluster.place);
         let mut got = HashSet::new();
         for (key, numbers) in cluster.read() {
             got.extend(numbers.iter().copied());
@@ -752,7 +753,7 @@ print(seed(USER, new()))
         nats.client("make", "");
         let out = "[sinks.out]\ntype = \"stdout\"\n";
         nats.place.config(&(nats.sink("") + out));
-        let seen = killed_again_and_again(&nats.place, 10);
+        let seen = killed_again_and_again(&nats.place);
         let numbers = nats.read();
         let got: HashSet<_> = numbers.iter().copied().collect();
         let missing: Vec<_> = seen.difference(&got).collect();

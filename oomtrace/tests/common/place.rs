@@ -28,6 +28,11 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// How often the program is killed while it delivers.
+pub fn kills() -> usize {
+    env::var("OOMTRACE_TEST_KILLS").map_or(20, |kills| kills.parse().unwrap())
+}
+
 /// Kills that were recorded, each with an `event_id` of its own: `e-0`, `e-1`, …
 pub fn events(count: usize) -> Vec<String> {
     numbered(0..count)

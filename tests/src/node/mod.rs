@@ -13,6 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 use serde_json::json;
 
 pub use self::scenarios::{SCENARIOS, Scenario};
@@ -179,9 +180,18 @@ impl Node {
     /// # Errors
     /// When it is gone.
     pub fn freeze_kubelet(&self, frozen: bool) -> Result<()> {
-        use rustix::process::Signal;
-        let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        self.kubelet.as_ref().context("no kubelet")?.signal(signal)
+        self.kubelet
+            .as_ref()
+            .context("no kubelet")?
+            .signal(stop_or_go_on(frozen))
+    }
+
+    /// Stops containerd where it is, or lets it go on.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn freeze_containerd(&self, frozen: bool) -> Result<()> {
+        self.containerd.signal(stop_or_go_on(frozen))
     }
 
     /// The cgroup of all pods together.
@@ -216,6 +226,10 @@ impl Node {
         .map(str::to_owned)
         .into())
     }
+}
+
+const fn stop_or_go_on(stop: bool) -> Signal {
+    if stop { Signal::STOP } else { Signal::CONT }
 }
 
 /// Where the kubelet answers.
