@@ -6,7 +6,7 @@ mod values;
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt, io,
     net::SocketAddr,
     ops::Range,
     path::{Path, PathBuf},
@@ -297,7 +297,12 @@ impl Config {
         let text = std::fs::read_to_string(path).map_err(|error| Error {
             place: place.clone(),
             line: None,
-            reason: error.to_string(),
+            reason: match error.kind() {
+                io::ErrorKind::NotFound => {
+                    format!("{error}; `oomtrace config example` prints one to begin with")
+                }
+                _ => error.to_string(),
+            },
         })?;
         let variables = std::env::vars_os().filter_map(|(name, value)| {
             let name = name.into_string().ok()?;
