@@ -194,6 +194,22 @@ impl Node {
         self.containerd.signal(stop_or_go_on(frozen))
     }
 
+    /// Where systemd makes the cgroups, limits all pods together in the kubelet's stead: that of Kubernetes
+    /// 1.20 writes the limit below `/kubepods` then, and the pods are in `/kubepods.slice`
+    /// (`cgroupManagerImpl.Update` in `pkg/kubelet/cm/cgroup_manager_linux.go`).
+    ///
+    /// # Errors
+    /// When systemd does not do so.
+    pub fn limit_by_systemd(&self, memory_max: &str) -> Result<()> {
+        match self.driver {
+            Driver::Cgroupfs => Ok(()),
+            Driver::Systemd => run(Command::new("systemctl")
+                .args(["set-property", "--runtime", "kubepods.slice"])
+                .arg(format!("MemoryMax={memory_max}")))
+            .map(drop),
+        }
+    }
+
     /// The cgroup of all pods together.
     #[must_use]
     pub fn kubepods(&self) -> PathBuf {

@@ -673,6 +673,7 @@ fn node_allocatable(env: &Env, node: &mut Node) -> Result<()> {
 /// Returns their cgroup.
 fn pods_get(node: &mut Node, bytes: u64, free: u64) -> Result<PathBuf> {
     node.start_kubelet(node.capacity_bytes - bytes, free)?;
+    node.limit_by_systemd(&bytes.to_string())?;
     let cgroup = node.kubepods();
     wait_for("the kubelet to limit all pods", || {
         Ok((crate::read(cgroup.join("memory.max"))? == bytes.to_string()).then_some(()))
@@ -684,6 +685,7 @@ fn pods_get_all(node: &mut Node) -> Result<()> {
     let limit = node.kubepods().join("memory.max");
     let before = crate::read(&limit)?;
     node.start_kubelet(0, 0)?;
+    node.limit_by_systemd("infinity")?;
     wait_for("the kubelet to lift the limit", || {
         Ok((crate::read(&limit)? != before).then_some(()))
     })
