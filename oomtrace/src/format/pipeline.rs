@@ -189,20 +189,27 @@ pub(super) fn native(event: &Event) -> Option<Value> {
 fn strip(value: &mut Value) {
     match value {
         Value::Object(members) => {
-            members.retain(|_, member| !member.is_null());
-            members.retain(|name, member| name != "labels" || !is_empty(member));
-            if let Some(Value::Object(labels)) = members.get("labels") {
-                let list = labels.iter().filter_map(|(key, value)| {
-                    let value = value.as_str()?;
-                    Some(format!("{key}:{value}"))
-                });
-                let list: Value = list.collect();
-                members.insert("labels".to_owned(), list);
+            if let Some(labels) = members.get_mut("labels") {
+                *labels = list_of(labels);
             }
-            members.values_mut().for_each(strip);
+            members.retain(|_, member| {
+                strip(member);
+                !member.is_null()
+            });
         }
         Value::Array(items) => items.iter_mut().for_each(strip),
         _ => {}
+    }
+}
+
+fn list_of(labels: &Value) -> Value {
+    let labels = labels.as_object().into_iter().flatten();
+    let list: Vec<_> = labels
+        .filter_map(|(key, value)| Some([key, ":", value.as_str()?].concat()))
+        .collect();
+    match list.is_empty() {
+        true => Value::Null,
+        false => list.into(),
     }
 }
 

@@ -387,8 +387,7 @@ impl Settings {
 }
 
 fn request(items: &[Item]) -> Result<OtlpRequest, Failure> {
-    let events: Result<Vec<_>, _> = items.iter().map(parse).collect();
-    Ok(format::otlp(&events?))
+    format::otlp(items.iter().map(parse))
 }
 
 fn append(value: &impl Serialize, out: &mut Vec<u8>) -> Result<(), Failure> {

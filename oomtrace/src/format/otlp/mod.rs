@@ -3,6 +3,7 @@
 
 mod proto;
 
+use std::sync::Arc;
 #[cfg(feature = "grpc")]
 use std::time::Duration;
 
@@ -16,23 +17,34 @@ pub use self::proto::{Request, Response};
 use super::pipeline::{Severity, Subject, message, native, prune};
 use crate::event::{Event, Node};
 
-/// A request to take these events (`ExportLogsServiceRequest`).
-pub fn otlp(events: &[Event]) -> Request {
+/// A request to take these events (`ExportLogsServiceRequest`), each of which is let go before the next one is
+/// read.
+pub fn otlp<E>(events: impl Iterator<Item = Result<Event, E>>) -> Result<Request, E> {
     // Those of one machine are together, mostly all.
-    let of_nodes = events.chunk_by(|one, other| one.head().node == other.head().node);
-    let resource_logs = of_nodes.map(|events| ResourceLogs {
-        resource: events.first().map(|event| resource(&event.head().node)),
-        scope_logs: vec![ScopeLogs {
-            scope: Some(Scope {
-                name: "oomtrace".to_owned(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-            }),
-            log_records: events.iter().filter_map(record).collect(),
-        }],
-    });
-    Request {
-        resource_logs: resource_logs.collect(),
+    let mut of_nodes: Vec<(Arc<Node>, Vec<LogRecord>)> = Vec::new();
+    for event in events {
+        let event = event?;
+        let node = &event.head().node;
+        match of_nodes.last_mut() {
+            Some((last, records)) if last == node => records.extend(record(&event)),
+            _ => of_nodes.push((node.clone(), record(&event).into_iter().collect())),
+        }
     }
+    let resource_logs = of_nodes
+        .into_iter()
+        .map(|(node, log_records)| ResourceLogs {
+            resource: Some(resource(&node)),
+            scope_logs: vec![ScopeLogs {
+                scope: Some(Scope {
+                    name: "oomtrace".to_owned(),
+                    version: env!("CARGO_PKG_VERSION").to_owned(),
+                }),
+                log_records,
+            }],
+        });
+    Ok(Request {
+        resource_logs: resource_logs.collect(),
+    })
 }
 
 /// When a receiver wants to be asked again, in what gRPC tells of a failure (`RetryInfo`).
@@ -116,7 +128,7 @@ fn flatten(path: String, value: Value, into: &mut Vec<KeyValue>) {
     match value {
         Value::Object(members) => {
             for (name, member) in members {
-                flatten(format!("{path}.{name}"), member, into);
+                flatten([&path, ".", &name].concat(), member, into);
             }
         }
         value => {
