@@ -12,6 +12,7 @@ use super::{
 use crate::{
     audit::{Audit, Finding, LookedAt, Numbers, Severity, Subject},
     explain::amount,
+    report::count,
 };
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
@@ -164,22 +165,14 @@ fn totals(audit: &Audit) -> String {
         _ => format!(
             "{} critical, {}.",
             of(Severity::Critical),
-            plural(of(Severity::Warning), "warning")
+            count(of(Severity::Warning) as u64, "warning")
         ),
     };
     format!(
         "{found} Looked at {} in {}, of {} and {}.",
-        plural(processes as usize, "process"),
-        plural(cgroups as usize, "cgroup"),
-        plural(containers as usize, "container"),
-        plural(pods as usize, "pod"),
+        count(processes.into(), "process"),
+        count(cgroups.into(), "cgroup"),
+        count(containers.into(), "container"),
+        count(pods.into(), "pod"),
     )
-}
-
-fn plural(count: usize, what: &str) -> String {
-    match (count, what) {
-        (1, _) => format!("1 {what}"),
-        (_, "process") => format!("{count} processes"),
-        _ => format!("{count} {what}s"),
-    }
 }

@@ -13,6 +13,7 @@ use crate::event::{
     Trigger, UserspaceKill, Victim, VictimMemory, VictimState,
 };
 use crate::explain::{amount, brief};
+use crate::report::count;
 
 const ALARM: Style = AnsiColor::Red.on_default().bold();
 pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
@@ -307,12 +308,12 @@ impl Paint {
         }
         let totals = &event.totals;
         let mut text = format!(
-            "{}  {}    {} kills, {} marks, {} records lost",
+            "{}  {}    {}, {}, {} lost",
             self.on(DIM, clock(&event.head)),
             self.on(DIM, "stop"),
-            totals.kills,
-            totals.marks,
-            totals.lost,
+            count(totals.kills, "kill"),
+            count(totals.marks, "mark"),
+            count(totals.lost, "record"),
         );
         match &event.reconciliation {
             Some(counts) if counts.unaccounted == 0 => {

@@ -3,9 +3,13 @@
 use super::{Class, Report, ranked};
 use crate::event::rfc3339;
 
-/// `1 kill`, `12,345 kills`
+/// `1 kill`, `12,345 kills`, `2 processes`
 pub fn count(number: u64, what: &str) -> String {
-    let plural = if number == 1 { "" } else { "s" };
+    let plural = match what {
+        _ if number == 1 => "",
+        _ if what.ends_with('s') => "es",
+        _ => "s",
+    };
     format!("{} {what}{plural}", grouped(number))
 }
 
@@ -180,6 +184,7 @@ mod tests {
     fn as_people_write() {
         assert_eq!(count(1, "kill"), "1 kill");
         assert_eq!(count(0, "kill"), "0 kills");
+        assert_eq!(count(2, "process"), "2 processes");
         assert_eq!(grouped(999), "999");
         assert_eq!(grouped(1_234_567), "1,234,567");
         for (seconds, text) in [

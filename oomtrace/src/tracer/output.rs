@@ -10,6 +10,7 @@ use crate::{
     event::{Event, SinkStatus},
     format::{self, Format},
     metrics::Metrics,
+    report::count,
     sink::Stdout,
 };
 
@@ -213,7 +214,8 @@ impl Output {
             tracing::warn!("what has changed in [pods] takes a restart");
         }
         delivery.reload(new.sinks.clone());
-        tracing::info!("reloaded {}: {} sinks", path.display(), new.sinks.len());
+        let sinks = count(new.sinks.len() as u64, "sink");
+        tracing::info!("reloaded {}: {sinks}", path.display());
         config.sinks = new.sinks;
     }
 
@@ -228,6 +230,13 @@ impl Output {
                 patience.as_secs(),
             ),
             To::Sinks { delivery, .. } => {
+                let sinks = delivery.sinks().status().into_iter();
+                let fail = sinks.filter(|sink| sink.waiting > 0 && sink.error.is_some());
+                let fail: Vec<_> = fail.map(|sink| sink.name).collect();
+                if !fail.is_empty() {
+                    let (seconds, names) = (patience.as_secs(), fail.join(", "));
+                    tracing::info!("stopping within {seconds} s, the time that is left to {names}");
+                }
                 let mut lost = false;
                 for left in delivery.close(Some(patience)) {
                     lost |= !left.spooled;
