@@ -50,10 +50,20 @@ pub fn render(values: &Value) -> Result<Vec<Value>> {
         if !name.ends_with(".yaml") {
             continue;
         }
-        for document in serde_yaml_ng::Deserializer::from_str(&text) {
-            let object = Value::deserialize(document).with_context(|| format!("{name}: {text}"))?;
-            objects.extend(Some(object).filter(|object| !object.is_null()));
-        }
+        objects.extend(documents(&text).with_context(|| format!("{name}: {text}"))?);
+    }
+    Ok(objects)
+}
+
+/// The objects of a file of YAML.
+///
+/// # Errors
+/// When it is none.
+pub fn documents(text: &str) -> Result<Vec<Value>> {
+    let mut objects = Vec::new();
+    for document in serde_yaml_ng::Deserializer::from_str(text) {
+        let object = Value::deserialize(document)?;
+        objects.extend(Some(object).filter(|object| !object.is_null()));
     }
     Ok(objects)
 }

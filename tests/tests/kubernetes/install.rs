@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 use oomtrace_tests::kubernetes::{
     chart,
     cluster::{self, Cluster, rights},
-    expect, run,
+    expect, run, wait_until,
 };
 use serde_json::{Value, json};
 
 use super::environment;
 
+const OPERATOR: &str = include_str!("operator.yaml");
 const RULES: &str = include_str!("../../../deploy/helm/oomtrace/monitoring/oomtrace.rules.yml");
 const DASHBOARD: &str = include_str!("../../../deploy/helm/oomtrace/monitoring/oomtrace.json");
 
@@ -22,6 +23,18 @@ fn the_chart_is_taken() -> Result<()> {
         return Ok(());
     };
     let cluster = Cluster::start()?;
+    // The operator itself is in no package registry.
+    let kinds = chart::documents(OPERATOR)?;
+    chart::install(&cluster, &kinds, false)?;
+    for kind in &kinds {
+        let name = kind["metadata"]["name"].as_str().context("no name")?;
+        let at = format!("{}/{name}", chart::path(kind)?);
+        wait_until("the kind to be there", || {
+            let conditions = cluster.get(&at)?["status"]["conditions"].take();
+            let mut conditions = conditions.as_array().into_iter().flatten();
+            Ok(conditions.any(|it| it["type"] == "Established" && it["status"] == "True"))
+        })?;
+    }
     let most = json!({
         "kubelet": true, "hostNetwork": true, "secrets": ["siem"],
         "imagePullSecrets": [{"name": "registry"}], "podLabels": {"a": "b"},
@@ -38,14 +51,7 @@ fn the_chart_is_taken() -> Result<()> {
     let mut made = Vec::new();
     for values in &all {
         let objects = chart::render(values)?;
-        let (monitoring, objects): (Vec<_>, Vec<_>) = objects
-            .into_iter()
-            .partition(|it| it["apiVersion"] == "monitoring.coreos.com/v1");
-        // The server does not know these: Prometheus's own rules are what is in them.
-        for rules in monitoring
-            .iter()
-            .filter(|it| it["kind"] == "PrometheusRule")
-        {
+        for rules in objects.iter().filter(|it| it["kind"] == "PrometheusRule") {
             ensure!(
                 rules["spec"] == serde_yaml_ng::from_str::<Value>(RULES)?,
                 "{rules}"
