@@ -137,12 +137,19 @@ fn machine_runs_out(env: &Env) -> Result<Option<Value>> {
     let cgroup = Cgroup::new("machine")?;
     let mut watch = Watch::start(env, &["--heartbeat", "0"])?;
     let mib = share_of_available;
-    let (big, middle, much) = (mib(45)?, mib(15)?, mib(60)?);
+    let available = (meminfo("MemAvailable")?, meminfo("SwapFree")?);
+    let (big, middle, much) = (mib(45)?, mib(15)?, mib(70)?);
     let mut big = Player::start(env, &cgroup, "big", 0, big)?.holding()?;
     let middle = Player::start(env, &cgroup, "middle", 50, middle)?.holding()?;
     let mut eater = Player::start(env, &cgroup, "eater", -500, much)?;
     eater.process.go()?;
-    big.process.dies()?;
+    big.process.dies().with_context(|| {
+        format!(
+            "bytes available before, in memory and swap: {available:?}; now that it is gone: {:?}, {:?}",
+            meminfo("MemAvailable"),
+            meminfo("SwapFree")
+        )
+    })?;
     let seen = watch.kill_of(big.facts.pid, big.facts.tid)?;
     watch.outcome_of(&seen.event)?;
     // The kernel takes another one if the first gives its memory back too late.
