@@ -171,9 +171,7 @@ impl Cluster {
     /// # Errors
     /// When it is gone.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
-        use rustix::process::Signal;
-        let signal = if frozen { Signal::STOP } else { Signal::CONT };
-        self.api.as_ref().context("no API server")?.signal(signal)
+        self.api.as_ref().context("no API server")?.freeze(frozen)
     }
 }
 

@@ -7,7 +7,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::process::Signal;
 
 use super::{
     Server,
@@ -120,8 +119,7 @@ impl Containerd {
     /// # Errors
     /// When it is gone.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
-        self.server
-            .signal(if frozen { Signal::STOP } else { Signal::CONT })
+        self.server.freeze(frozen)
     }
 
     /// Runs a Burstable pod, in the place that the kubelet would give it.

@@ -53,11 +53,12 @@ impl Server {
         Ok(Self { child, name })
     }
 
-    /// Sends it a signal.
+    /// Stops it where it is, or lets it go on.
     ///
     /// # Errors
     /// When it is gone.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
+    pub fn freeze(&self, frozen: bool) -> Result<()> {
+        let signal = if frozen { Signal::STOP } else { Signal::CONT };
         let pid = Pid::from_raw(self.child.id().cast_signed()).context("its process id")?;
         kill_process(pid, signal).with_context(|| format!("signalling {}", self.name))
     }
@@ -75,7 +76,7 @@ impl Server {
 
     /// Ends it.
     pub fn end(&mut self) {
-        let _ = self.signal(Signal::CONT);
+        let _ = self.freeze(false);
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -13,7 +13,6 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use rustix::process::Signal;
 use serde_json::json;
 
 pub use self::scenarios::{SCENARIOS, Scenario};
@@ -180,10 +179,7 @@ impl Node {
     /// # Errors
     /// When it is gone.
     pub fn freeze_kubelet(&self, frozen: bool) -> Result<()> {
-        self.kubelet
-            .as_ref()
-            .context("no kubelet")?
-            .signal(stop_or_go_on(frozen))
+        self.kubelet.as_ref().context("no kubelet")?.freeze(frozen)
     }
 
     /// Stops containerd where it is, or lets it go on.
@@ -191,7 +187,7 @@ impl Node {
     /// # Errors
     /// When it is gone.
     pub fn freeze_containerd(&self, frozen: bool) -> Result<()> {
-        self.containerd.signal(stop_or_go_on(frozen))
+        self.containerd.freeze(frozen)
     }
 
     /// Where systemd makes the cgroups, limits all pods together in the kubelet's stead: that of Kubernetes
@@ -242,10 +238,6 @@ impl Node {
         .map(str::to_owned)
         .into())
     }
-}
-
-const fn stop_or_go_on(stop: bool) -> Signal {
-    if stop { Signal::STOP } else { Signal::CONT }
 }
 
 /// Where the kubelet answers.
